@@ -1,0 +1,1 @@
+"""SOLOv2 with point prompts, on the detectron2 package of this repository."""

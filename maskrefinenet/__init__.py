@@ -1,0 +1,1 @@
+"""MaskRefineNet: refine instance masks from an image crop, a labelled point and a prior mask."""

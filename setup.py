@@ -1,0 +1,41 @@
+"""One install for the three packages of this repository: `pip install -e .`."""
+
+from setuptools import find_packages, setup
+
+INSTALL_REQUIRES = [
+    "torch>=2.2",
+    "torchvision>=0.17",
+    "numpy>=1.24",
+    "scipy>=1.10",
+    "pillow>=9.5",
+    "opencv-python-headless>=4.8",
+    "pycocotools>=2.0.7",
+    "faster-coco-eval>=1.6",
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.10",
+    "yacs>=0.1.8",
+    "pyyaml>=6.0",
+    "tabulate>=0.9",
+    "termcolor>=2.0",
+    "tqdm>=4.65",
+    "tensorboard>=2.12",
+    "cloudpickle>=2.2",
+    "matplotlib>=3.7",
+    "gdown>=5.0",
+    "defusedxml>=0.7",
+]
+DEV_REQUIRES = ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.6", "pre-commit>=3.3"]
+
+setup(
+    name="pointwssis",
+    version="0.1.0",
+    description="Weakly semi-supervised instance segmentation from few masks and many points",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["detectron2", "detectron2.*", "maskrefinenet", "maskrefinenet.*"])
+    + ["adet"]
+    + [f"adet.{name}" for name in find_packages("AdelaiDet/adet")],
+    package_dir={"adet": "AdelaiDet/adet"},
+    install_requires=INSTALL_REQUIRES,
+    extras_require={"dev": DEV_REQUIRES},
+)
