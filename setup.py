@@ -32,9 +32,10 @@ setup(
     description="Weakly semi-supervised instance segmentation from few masks and many points",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["detectron2", "detectron2.*", "maskrefinenet", "maskrefinenet.*"])
-    + ["adet"]
-    + [f"adet.{name}" for name in find_packages("AdelaiDet/adet")],
+    packages=[
+        *find_packages(include=["detectron2*", "maskrefinenet*"]),
+        *("adet", *(f"adet.{name}" for name in find_packages("AdelaiDet/adet"))),
+    ],
     package_dir={"adet": "AdelaiDet/adet"},
     install_requires=INSTALL_REQUIRES,
     extras_require={"dev": DEV_REQUIRES},

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Set up, lint and test: scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup_env.sh
+source "${VENV:-.venv}/bin/activate"
+ruff check .
+ruff format --check .
+# One thread a process: the tests' tensors are small, and some tests start processes of their own.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest "$@"
