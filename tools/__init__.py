@@ -1,0 +1,1 @@
+"""Command-line tools; each runs as `python tools/NAME.py` and as `tools.NAME.main(argv)`."""
