@@ -1,0 +1,1 @@
+"""Utilities that every other subpackage may import: logging, events, processes, files, drawing."""
