@@ -1,0 +1,5 @@
+"""Networks of adet; importing this registers the meta-architecture "SOLOv2"."""
+
+from .solov2 import SOLOv2
+
+__all__ = ["SOLOv2"]

@@ -1,0 +1,231 @@
+"""From candidate kernels to instance masks of the original image.
+
+A candidate is a dynamic kernel with a class and a score. Its mask is the sigmoid of the kernel's
+product with the mask feature; candidates with too small, too doubtful or doubled masks are
+dropped, and only the few that are left are enlarged to the image's size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detectron2.structures import BitMasks, Instances
+
+from .grids import MASK_STRIDE, PyramidGrids
+from .nms import mask_nms, matrix_nms
+
+NMS_TYPES = ("matrix", "mask")
+# Mask pixels handled at a time: on a CPU what fits its cache, elsewhere a bound on memory.
+CHUNK_PIXELS_CPU = 2**20
+CHUNK_PIXELS_GPU = 2**26
+
+# Why a prompt made no mask, in the order in which candidates are dropped.
+REASONS = (
+    "no_point",  # neither a point nor a pixel of a mask
+    "outside",  # the point lies outside the image
+    "size",  # no level's FPN_SCALE_RANGES holds the instance's box
+    "score_0",  # no level made a mask with a score above 0
+    "score_thr",  # score not above SCORE_THR
+    "area",  # mask not larger than its level's stride
+    "nms_pre",  # not among the NMS_PRE best
+    "nms",  # suppressed by a better mask
+    "max_per_img",  # not among the MAX_PER_IMG best
+    "empty",  # no pixel left at the original image's size
+)
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Thresholds of `MODEL.SOLOV2` (names there in capitals)."""
+
+    score_thr: float = 0.1
+    mask_thr: float = 0.5
+    update_thr: float = 0.05
+    nms_pre: int = 500
+    max_per_img: int = 100
+    nms_type: str = "matrix"
+    nms_kernel: str = "gaussian"
+    nms_sigma: float = 2.0
+    prompt_nms: bool = True
+    eval_pseudo_label: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nms_type not in NMS_TYPES:
+            raise ValueError(
+                f"MODEL.SOLOV2.NMS_TYPE={self.nms_type!r}; expected one of {NMS_TYPES}"
+            )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N candidates of one image.
+
+    kernels: (N, K).  classes: (N,) int64.  scores: (N,).  cells: (N,) int64, flat.
+    prompts: (N,) int64, the input instance that each candidate answers, or None.
+    refused: reason by input instance, for the prompts that have no candidate.
+    """
+
+    kernels: Tensor
+    classes: Tensor
+    scores: Tensor
+    cells: Tensor
+    prompts: Tensor | None = None
+    refused: dict[int, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def mask_probabilities(kernels: Tensor, feature: Tensor) -> Tensor:
+    """Masks (N, HW) of kernels (N, K) on a mask feature (K, HW), in [0, 1]."""
+    return (kernels @ feature).sigmoid_()
+
+
+def chunk_rows(num_pixels: int, device: torch.device) -> int:
+    """How many masks of `num_pixels` to handle at a time."""
+    limit = CHUNK_PIXELS_CPU if device.type == "cpu" else CHUNK_PIXELS_GPU
+    return max(1, limit // num_pixels)
+
+
+def areas_and_maskness(kernels: Tensor, feature: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Area of each kernel's mask and mean probability inside it (0 where empty), both (N,) float32.
+
+    Masks are made and dropped in chunks, so that memory does not grow with N.
+
+    Args:
+        kernels: (N, K).  feature: (K, HW).
+    """
+    areas, sums = [], []
+    for chunk in kernels.split(chunk_rows(feature.shape[1], feature.device)):
+        inside = F.threshold_(mask_probabilities(chunk, feature), threshold, 0.0)
+        sums.append(inside.sum(dim=1))
+        areas.append(inside.gt_(0).sum(dim=1))  # ones add up exactly in float32
+    if not areas:
+        return kernels.new_zeros(0), kernels.new_zeros(0)
+    area = torch.cat(areas)
+    return area, torch.cat(sums) / area.clamp(min=1)
+
+
+def segment(
+    candidates: Candidates,
+    feature: Tensor,
+    image_size_hw: tuple[int, int],
+    output_size_hw: tuple[int, int],
+    grids: PyramidGrids,
+    settings: InferenceSettings,
+) -> tuple[Instances, list[dict]]:
+    """Instances of one image, best score first, and the prompts that made none.
+
+    Args:
+        feature: (K, Hf, Wf), the mask feature of the padded input.
+        image_size_hw: of the unpadded input.  output_size_hw: of the original image.
+
+    Returns:
+        Instances with `pred_masks` (N, H, W) bool, `pred_boxes`, `pred_classes`, `scores`, and
+        (with point prompts) `prompt_indices` (N,) int64; and
+        [{"instance": input instance, "reason": one of REASONS}, ...].
+    """
+    pixels = feature.flatten(1)
+    fates = torch.full((len(candidates),), -1, device=feature.device)
+    alive = torch.arange(len(candidates), device=feature.device)
+
+    def narrow(keep: Tensor, reason: str) -> Tensor:
+        fates[alive[~keep]] = REASONS.index(reason)
+        return alive[keep]
+
+    alive = narrow(candidates.scores > settings.score_thr, "score_thr")
+    area, maskness = areas_and_maskness(candidates.kernels[alive], pixels, settings.mask_thr)
+    scores = candidates.scores.clone()
+    scores[alive] *= maskness
+    alive = narrow(area > grids.strides_of(candidates.cells[alive]), "area")
+    alive = alive[torch.sort(scores[alive], descending=True, stable=True).indices]
+    alive = narrow(torch.arange(len(alive), device=alive.device) < settings.nms_pre, "nms_pre")
+
+    probabilities = mask_probabilities(candidates.kernels[alive], pixels)
+    updated = suppress(probabilities, candidates, alive, scores[alive], settings)
+    kept = updated > 0
+    alive, probabilities, updated = narrow(kept, "nms"), probabilities[kept], updated[kept]
+    order = torch.sort(updated, descending=True, stable=True).indices
+    alive, probabilities, updated = alive[order], probabilities[order], updated[order]
+    best = torch.arange(len(alive), device=alive.device) < settings.max_per_img
+    alive, probabilities, updated = narrow(best, "max_per_img"), probabilities[best], updated[best]
+
+    masks = enlarge(
+        probabilities.unflatten(1, feature.shape[1:]), image_size_hw, output_size_hw, settings
+    )
+    if candidates.prompts is not None:  # a prompt's empty mask is a failure to be told
+        filled = masks.flatten(1).any(dim=1)
+        alive, masks, updated = narrow(filled, "empty"), masks[filled], updated[filled]
+    results = Instances(output_size_hw)
+    results.pred_masks = masks
+    results.pred_boxes = BitMasks(masks).get_bounding_boxes()
+    results.pred_classes = candidates.classes[alive]
+    results.scores = torch.ones_like(updated) if settings.eval_pseudo_label else updated
+    if candidates.prompts is not None:
+        results.prompt_indices = candidates.prompts[alive]
+    return results, unmatched_prompts(candidates, fates)
+
+
+def suppress(
+    probabilities: Tensor,
+    candidates: Candidates,
+    alive: Tensor,
+    scores: Tensor,
+    settings: InferenceSettings,
+) -> Tensor:
+    """Scores (N,) after NMS between masks (N, HW), best first; 0 where one is dropped."""
+    masks = (probabilities > settings.mask_thr).float()
+    groups = candidates.classes[alive]
+    if candidates.prompts is not None and not settings.prompt_nms:
+        groups = candidates.prompts[alive]
+    if settings.nms_type == "mask":
+        return scores * mask_nms(masks, groups, threshold=settings.mask_thr)
+    scores = matrix_nms(masks, groups, scores, kernel=settings.nms_kernel, sigma=settings.nms_sigma)
+    return scores * (scores >= settings.update_thr)
+
+
+def enlarge(
+    probabilities: Tensor,
+    image_size_hw: tuple[int, int],
+    output_size_hw: tuple[int, int],
+    settings: InferenceSettings,
+) -> Tensor:
+    """Masks (N, H, W) bool of the original image from probabilities (N, Hf, Wf) at stride 4.
+
+    Enlarged by 4, cropped to the unpadded input, resized to the output and thresholded; in chunks,
+    since the enlarged probabilities of many masks are what takes the most memory.
+    """
+    size = [MASK_STRIDE * n for n in probabilities.shape[-2:]]
+    height, width = image_size_hw
+    masks = torch.zeros(
+        len(probabilities), *output_size_hw, dtype=torch.bool, device=probabilities.device
+    )
+    num_pixels = max(size[0] * size[1], output_size_hw[0] * output_size_hw[1])
+    rows = chunk_rows(num_pixels, probabilities.device)
+    for chunk, output in zip(probabilities.split(rows), masks.split(rows), strict=True):
+        large = F.interpolate(chunk[None], size=size, mode="bilinear", align_corners=False)
+        large = large[..., :height, :width]
+        if output_size_hw != image_size_hw:
+            large = F.interpolate(large, output_size_hw, mode="bilinear", align_corners=False)
+        torch.gt(large[0], settings.mask_thr, out=output)
+    return masks
+
+
+def unmatched_prompts(candidates: Candidates, fates: Tensor) -> list[dict]:
+    """[{"instance", "reason"}] of the prompts without a mask, in the order of input instances.
+
+    The reason is what stopped the candidate that came furthest.
+
+    Args:
+        fates: (N,) int64, index into REASONS, -1 for a candidate that made a mask.
+    """
+    reasons = dict(candidates.refused or {})
+    if candidates.prompts is not None:
+        furthest: dict[int, int] = {}
+        for prompt, fate in zip(candidates.prompts.tolist(), fates.tolist(), strict=True):
+            fate = len(REASONS) if fate < 0 else fate
+            furthest[prompt] = max(fate, furthest.get(prompt, fate))
+        reasons |= {p: REASONS[fate] for p, fate in furthest.items() if fate < len(REASONS)}
+    return [{"instance": i, "reason": reasons[i]} for i in sorted(reasons)]

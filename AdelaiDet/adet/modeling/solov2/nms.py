@@ -1,0 +1,62 @@
+"""Suppression of doubled cells and doubled masks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def point_nms(scores: Tensor) -> Tensor:
+    """Keep the scores (B, C, S, S) that are the largest among themselves and the cells to the left,
+    above, and above left; zero the others."""
+    pooled = F.max_pool2d(scores, kernel_size=2, stride=1, padding=1)[..., :-1, :-1]
+    return scores * (pooled == scores)
+
+
+def mask_iou_matrix(masks: Tensor) -> Tensor:
+    """IoU of every pair of masks (N, HW), 0 or 1: (N, N) float32; two empty masks give 0."""
+    masks = masks.float()
+    areas = masks.sum(dim=1)
+    intersections = masks @ masks.T
+    unions = areas[:, None] + areas[None, :] - intersections
+    return intersections / unions.clamp(min=1)
+
+
+def matrix_nms(
+    masks: Tensor, groups: Tensor, scores: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0
+) -> Tensor:
+    """Scores (N,) after Matrix NMS: decayed by overlap with better masks of the same group.
+
+    Args:
+        masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.  scores: (N,).
+        kernel: decay by "gaussian", exp(-sigma * iou^2), or "linear", 1 - iou.
+    """
+    if kernel not in ("gaussian", "linear"):
+        raise ValueError(f"MODEL.SOLOV2.NMS_KERNEL={kernel!r}; expected 'gaussian' or 'linear'")
+    if len(scores) == 0:
+        return scores
+    same_group = groups[:, None] == groups[None, :]
+    ious = (mask_iou_matrix(masks) * same_group).triu(diagonal=1)  # [i, j]: i is better than j
+    # How much mask i is itself suppressed; what a suppressed mask suppresses counts less.
+    worst = ious.amax(dim=0)[:, None]
+    if kernel == "gaussian":
+        decay = torch.exp(-sigma * (ious**2 - worst**2))
+    else:
+        decay = (1 - ious) / (1 - worst).clamp(min=torch.finfo(ious.dtype).tiny)
+    return scores * decay.amin(dim=0)
+
+
+def mask_nms(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
+    """Greedy NMS: which masks (N,) bool stay when each one kept removes the later ones of its
+    group that overlap it by an IoU over `threshold`.
+
+    Args:
+        masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.
+    """
+    same_group = groups[:, None] == groups[None, :]
+    overlaps = (mask_iou_matrix(masks) > threshold) & same_group
+    overlaps = overlaps.triu(diagonal=1).cpu().numpy()
+    keep = torch.ones(len(masks), dtype=torch.bool).numpy()
+    for i, row in enumerate(overlaps):  # N steps on rows of bits; each needs the one before
+        if keep[i]:
+            keep &= ~row
+    return torch.from_numpy(keep).to(masks.device)
