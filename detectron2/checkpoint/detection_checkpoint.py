@@ -1,0 +1,216 @@
+"""Save and load a model together with what else a training needs to go on."""
+
+import logging
+import os
+import re
+from typing import Any
+
+import torch.distributed as dist
+from fvcore.common.checkpoint import Checkpointer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.checkpoint.c2_model_loading import (
+    convert_c2_detectron_names,
+    convert_torchvision_names,
+    is_torchvision_resnet,
+    rename_by_ending,
+)
+from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
+from detectron2.checkpoint.safe_files import (
+    atomic_write,
+    plain_data,
+    read_pickle_file,
+    read_torch_file,
+    write_torch_file,
+)
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+__all__ = ["DetectionCheckpointer"]
+
+logger = logging.getLogger(__name__)
+
+# Ask for matching by endings with any file: "model.pth?matching_heuristics=True".
+HEURISTICS_QUERY = re.compile(r"\?matching_heuristics=(True|False)$")
+# Set from the config, so that an older checkpoint may lack them.
+CONFIGURED_BUFFERS = ("pixel_mean", "pixel_std")
+# Held by older checkpoints, now computed.
+COMPUTED_BUFFER = "anchor_generator.cell_anchors"
+TORCHVISION_NOTE = (
+    "These are torchvision's ResNet weights. They fit only MODEL.RESNETS.STRIDE_IN_1X1 False, "
+    "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and MODEL.PIXEL_STD [58.395, "
+    "57.12, 57.375]: check that the config has these"
+)
+
+
+class DetectionCheckpointer(Checkpointer):
+    """fvcore's `Checkpointer` for our files and those of Detectron2, Caffe2 and torchvision.
+
+    Files are read without running code from them and written under a temporary name first. After
+    `load`, `load_report` tells what was loaded. Only the main process saves.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: may be in a `DistributedDataParallel`; then all processes must load together.
+            save_dir: local folder for checkpoints; "" to save none.
+            save_to_disk: by default True in the main process.
+            checkpointables: what else to save, with `state_dict` and `load_state_dict`.
+        """
+        if save_to_disk is None:
+            save_to_disk = comm.is_main_process()
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager = PathManager
+        self.load_report: LoadReport | None = None
+        self._loads_together = isinstance(model, DistributedDataParallel)
+        self._match_endings = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `save_dir/name.pth`: the model, the checkpointables and `kwargs`."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        if os.path.basename(name) != name:
+            raise ValueError(f"checkpoint name {name!r}: expected a file name without folders")
+        data = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data = {key: plain_data(value, key) for key, value in {**data, **kwargs}.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        os.makedirs(self.save_dir, exist_ok=True)
+        write_torch_file({"model": self.model.state_dict(), **data}, path)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note a file of `save_dir` as the one to resume from."""
+
+        def write(temporary: str) -> None:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(last_filename_basename)
+
+        atomic_write(os.path.join(self.save_dir, "last_checkpoint"), write)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Go on from the last checkpoint of `save_dir`, or load the model alone from `path`.
+
+        Args:
+            path: see `load`; used if `resume` is False or there is no last checkpoint.
+        """
+        last = self.get_checkpoint_file() if resume and self.has_checkpoint() else ""
+        if self._loads_together:
+            last = comm.all_gather(last)[0]  # other machines may not see the main one's folder
+        return self.load(last) if last else self.load(path, checkpointables=[])
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and checkpointables; returns what else the file holds.
+
+        Args:
+            path: local file or URL, "" to load nothing. `?matching_heuristics=True` at its end
+                matches names by their endings.
+            checkpointables: names of those to load; None for all.
+        """
+        if not path:
+            logger.info("No checkpoint to load: the model keeps its initial weights")
+            return {}
+        logger.info("Loading checkpoint %s", path)
+        query = HEURISTICS_QUERY.search(path)
+        self._match_endings = query is not None and query[1] == "True"
+        checkpoint = self._read(path[: query.start()] if query else path)
+        self._log_incompatible_keys(self._load_model(checkpoint))
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in checkpoint:
+                self.checkpointables[key].load_state_dict(checkpoint.pop(key))
+            else:
+                logger.warning("%s holds no state of %r", path, key)
+        return checkpoint
+
+    def _read(self, path: str) -> dict[str, Any]:
+        """Content of a file, from the main process where this one does not see the file."""
+        local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
+        found = os.path.isfile(local)
+        all_found = comm.all_gather(found) if self._loads_together else [found]
+        if not all_found[0]:
+            raise FileNotFoundError(
+                f"checkpoint {path} is not there. Put the file at {os.path.abspath(local)}, or say "
+                "where it is (MODEL.WEIGHTS); '' starts from new weights"
+            )
+        checkpoint = self._load_file(local) if found else None
+        if not all(all_found):
+            logger.warning("Not all processes can read %s: the main one sends it to them", path)
+            shared = [checkpoint if comm.is_main_process() else None]
+            dist.broadcast_object_list(shared, src=0, group=dist.new_group(backend="gloo"))
+            checkpoint = shared[0]
+        return checkpoint
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        """Content of a local file: a dict with `model`, a state dict.
+
+        `matching_heuristics` in it asks to match names by their endings; `__author__` says whose
+        names they are.
+        """
+        is_pickle = f.endswith(".pkl")
+        data = read_pickle_file(f) if is_pickle else read_torch_file(f)
+        if not isinstance(data, dict):
+            raise ValueError(f"{f} holds a {type(data).__name__}; expected a dict of tensors")
+        if is_pickle and not ("model" in data and "__author__" in data):
+            weights = data.get("blobs", data)
+            weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if "model" not in data:
+            if not data or not all(hasattr(value, "shape") for value in data.values()):
+                raise ValueError(
+                    f"{f} is no checkpoint: it holds {sorted(map(str, data))}, but neither 'model' "
+                    "nor tensors alone"
+                )
+            data = {"model": data}
+        if is_torchvision_resnet(data["model"]):
+            data |= {"__author__": "torchvision", "matching_heuristics": True}
+        return data
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        """Load `checkpoint["model"]`, taking it out of the dict; returns fvcore's lists of keys."""
+        match_endings = checkpoint.pop("matching_heuristics", False) or self._match_endings
+        author = checkpoint.pop("__author__", None)
+        if match_endings:
+            checkpoint["model"] = self._match(checkpoint["model"], author)
+        weights = checkpoint["model"]
+        incompatible = super()._load_model(checkpoint)  # takes misshapen tensors out of `weights`
+        own_buffers = dict(self.model.named_buffers(recurse=False))
+        ignored = {name for name in CONFIGURED_BUFFERS if name in own_buffers}
+        ignored |= {name for name, _, _ in incompatible.incorrect_shapes}
+        missing = [name for name in incompatible.missing_keys if name not in ignored]
+        incompatible = incompatible._replace(
+            missing_keys=without_loaded_aliases(missing, self.model),
+            unexpected_keys=[k for k in incompatible.unexpected_keys if COMPUTED_BUFFER not in k],
+        )
+        model_names = self.model.state_dict().keys()
+        self.load_report = LoadReport(
+            missing=incompatible.missing_keys,
+            unexpected=incompatible.unexpected_keys,
+            mismatched=incompatible.incorrect_shapes,
+            loaded=[name for name in weights if name in model_names],
+            model_names=list(model_names),
+        )
+        return incompatible
+
+    def _match(self, weights: dict[str, Any], author: str | None) -> dict[str, Tensor]:
+        """Weights of a file under the model's names."""
+        self._convert_ndarray_to_tensor(weights)
+        if author == "Caffe2":
+            weights, _ = convert_c2_detectron_names(weights)
+        elif author == "torchvision" and is_torchvision_resnet(weights):
+            logger.warning(TORCHVISION_NOTE)
+            weights = convert_torchvision_names(weights)
+        names = rename_by_ending(weights, self.model.state_dict())
+        return {names.get(name, name): value for name, value in weights.items()}
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        report = self.load_report
+        logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report)

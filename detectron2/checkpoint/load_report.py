@@ -1,0 +1,84 @@
+"""What a load did: which tensors of model and file found each other and which did not."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+__all__ = ["LoadReport", "collapse_names", "without_loaded_aliases"]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Outcome of loading a state dict; `str()` gives it to a reader.
+
+    mismatched: (name, shape in the file, shape in the model) of what was not loaded for its shape.
+    loaded: tensors that the file gave. A model may fill some that are not in the file without their
+        being missing, as frozen normalisations do with a mean of 0 and a variance of 1.
+    model_names: all tensors of the model.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    loaded: list[str] = field(repr=False)
+    model_names: list[str] = field(repr=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, unexpected or of another shape."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} of the model's {len(self.model_names)} tensors were loaded."]
+        if self.missing:
+            lines.append("Missing in the file, so they keep their initial values:")
+            lines += _indent(collapse_names(self.missing, self.model_names))
+        if self.unexpected:
+            lines.append("In the file but not in the model, so they are not used:")
+            lines += _indent(collapse_names(self.unexpected, [*self.loaded, *self.unexpected]))
+        if self.mismatched:
+            lines.append("Of another shape in the file, so they keep their initial values:")
+            lines += _indent(
+                f"{name}: {in_file} in the file, {in_model} in the model"
+                for name, in_file, in_model in self.mismatched
+            )
+        return "\n".join(lines)
+
+
+def _indent(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def collapse_names(names: Iterable[str], universe: Iterable[str]) -> list[str]:
+    """Names, sorted, with `module.* (n tensors)` in place of all n names below a module.
+
+    Args:
+        names: dotted names to list.
+        universe: all names, which tell whether a module is listed as a whole.
+    """
+    names = sorted(names)
+    listed = set(names)
+    partly_listed = {prefix for name in universe if name not in listed for prefix in _parents(name)}
+    count: Counter[str] = Counter()
+    for name in names:
+        whole = next((p for p in _parents(name) if p not in partly_listed), None)
+        count[name if whole is None else f"{whole}.*"] += 1
+    return [f"{name} ({n} tensors)" if name.endswith(".*") else name for name, n in count.items()]
+
+
+def _parents(name: str) -> list[str]:
+    """Modules that hold a tensor, outermost first: a.b.c -> a, a.b."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def without_loaded_aliases(missing: Iterable[str], model: nn.Module) -> list[str]:
+    """Names of `missing` but for those of a shared tensor that was loaded by another name."""
+    missing = list(missing)
+    absent = set(missing)
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    loaded = {id(tensor) for name, tensor in tensors.items() if name not in absent}
+    return [name for name in missing if id(tensors.get(name)) not in loaded]

@@ -1,0 +1,86 @@
+"""Configs by their path below `configs/`, and where Detectron2 publishes trained weights."""
+
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import nn
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file"]
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
+
+# Path of the config without its suffix -> number of the run and name of the file.
+PUBLISHED = {
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x": "137257794/model_final_b275ba.pkl",
+    "COCO-Detection/faster_rcnn_R_50_FPN_3x": "137849458/model_final_280758.pkl",
+    "COCO-Detection/faster_rcnn_R_101_FPN_3x": "137851257/model_final_f6e8b1.pkl",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": "137260431/model_final_a54504.pkl",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": "137849600/model_final_f10217.pkl",
+    "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": "138205316/model_final_a3ec72.pkl",
+    "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": "138602908/model_final_01ca85.pkl",
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": "183808979/model_final_da7b4c.pkl",
+}
+
+
+def get_checkpoint_url(config_path: str) -> str:
+    """URL of the weights that Detectron2 publishes for a config of its own.
+
+    Args:
+        config_path: below `configs/`, e.g. "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml".
+    """
+    name = str(PurePosixPath(config_path).with_suffix(""))
+    if name not in PUBLISHED:
+        raise RuntimeError(
+            f"no weights are published for {config_path}; there are for {sorted(PUBLISHED)}"
+        )
+    return f"{URL_PREFIX}{name}/{PUBLISHED[name]}"
+
+
+def get_config_file(config_path: str) -> str:
+    """Path of a config file of this repository.
+
+    Args:
+        config_path: below `configs/`, e.g. "SOLOv2/R50_3x.yaml".
+    """
+    path = CONFIG_DIR / config_path
+    if not path.is_file():
+        found = sorted(str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml"))
+        raise RuntimeError(f"{config_path} is not in {CONFIG_DIR}, which holds {found}")
+    return str(path)
+
+
+def get_config(config_path: str, trained: bool = False) -> CfgNode:
+    """Config of this repository by its path below `configs/`.
+
+    Args:
+        trained: set `MODEL.WEIGHTS` to the published weights instead of what the file says.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(config_path))
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
+    return cfg
+
+
+def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:
+    """Model of a config, in training mode.
+
+    Args:
+        trained: load the published weights; if False, those that the config names are not loaded
+            either, all weights are new.
+        device: by default that of the config, or the CPU where there is no GPU.
+    """
+    cfg = get_config(config_path, trained)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    elif not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    if trained:
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model

@@ -1,0 +1,201 @@
+"""Feature pyramid network: maps of equal width, each joining a fine map with the coarser ones."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.backbone.backbone import Backbone
+from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import build_resnet_backbone
+from detectron2.modeling.backbone.resnet_blocks import Norm
+
+__all__ = [
+    "FPN",
+    "LastLevelMaxPool",
+    "LastLevelP6P7",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+]
+
+FUSE_TYPES = ("sum", "avg")
+
+
+class FPN(Backbone):
+    """Pyramid over the maps of another backbone: p2, p3, ..., by the logarithm of their stride."""
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        norm: Norm = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+        square_pad: int = 0,
+    ) -> None:
+        """
+        Args:
+            bottom_up: gives the maps `in_features`, from fine to coarse, each of half the size.
+            out_channels: of every output.
+            norm: of every convolution; "" for none (then they have a bias).
+            top_block: makes coarser levels, as a list. Its `num_levels` says how many, its
+                `in_feature` which map it takes: one of `bottom_up`, or an output.
+            fuse_type: join levels by their "sum" or average ("avg").
+            square_pad: if not 0, the side of the square that images should be padded to.
+        """
+        super().__init__()
+        if fuse_type not in FUSE_TYPES:
+            raise ValueError(f"fuse_type={fuse_type!r}: expected one of {FUSE_TYPES}")
+        shapes = bottom_up.output_shape()
+        unknown = [name for name in in_features if name not in shapes]
+        if unknown or not in_features:
+            raise ValueError(
+                f"in_features={list(in_features)}: the backbone offers {list(shapes)}, ask for at "
+                "least one of them"
+            )
+        strides = [shapes[name].stride for name in in_features]
+        _check_strides(in_features, strides)
+
+        lateral_convs, output_convs = [], []
+        for name, stride in zip(in_features, strides, strict=True):
+            lateral = Conv2d(
+                shapes[name].channels,
+                out_channels,
+                kernel_size=1,
+                bias=norm == "",
+                norm=get_norm(norm, out_channels),
+            )
+            output = Conv2d(
+                out_channels,
+                out_channels,
+                kernel_size=3,
+                padding=1,
+                bias=norm == "",
+                norm=get_norm(norm, out_channels),
+            )
+            c2_xavier_fill(lateral)
+            c2_xavier_fill(output)
+            level = int(math.log2(stride))
+            self.add_module(f"fpn_lateral{level}", lateral)
+            self.add_module(f"fpn_output{level}", output)
+            lateral_convs.append(lateral)
+            output_convs.append(output)
+        self.lateral_convs = lateral_convs[::-1]  # coarse to fine, as forward goes
+        self.output_convs = output_convs[::-1]
+        self.top_block = top_block
+        self.in_features = tuple(in_features)
+        self.bottom_up = bottom_up
+
+        levels = [int(math.log2(stride)) for stride in strides]
+        if top_block is not None:
+            levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
+        self._out_features = [f"p{level}" for level in levels]
+        self._out_feature_strides = {f"p{level}": 2**level for level in levels}
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._size_divisibility = strides[-1]
+        self._square_pad = square_pad
+        self._fuse_type = fuse_type
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"square_size": self._square_pad}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> {"p2": (B, out, H / 4, W / 4), ...}.
+
+        H and W must be multiples of `size_divisibility`.
+        """
+        features = self.bottom_up(x)
+        merged: Tensor | None = None
+        results: list[Tensor] = []  # coarse to fine
+        for name, lateral, output in zip(
+            reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True
+        ):
+            own = lateral(features[name])
+            if merged is None:
+                merged = own
+            else:
+                merged = own + F.interpolate(merged, scale_factor=2.0, mode="nearest")
+                if self._fuse_type == "avg":
+                    merged = merged / 2
+            results.append(output(merged))
+        results.reverse()
+        if self.top_block is not None:
+            name = self.top_block.in_feature
+            top = features[name] if name in features else results[self._out_features.index(name)]
+            results.extend(self.top_block(top))
+        return dict(zip(self._out_features, results, strict=True))
+
+
+def _check_strides(names: Sequence[str], strides: Sequence[int]) -> None:
+    if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
+        raise ValueError(
+            f"strides {list(strides)} of {list(names)}: each must be twice the one before"
+        )
+
+
+class LastLevelMaxPool(nn.Module):
+    """p6 as every second value of p5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_levels = 1
+        self.in_feature = "p5"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> [(B, C, ceil(H / 2), ceil(W / 2))]."""
+        return [F.max_pool2d(x, kernel_size=1, stride=2)]
+
+
+class LastLevelP6P7(nn.Module):
+    """p6 and p7 by 3x3 convolutions of stride 2, as in RetinaNet."""
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
+        super().__init__()
+        self.num_levels = 2
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
+        for conv in (self.p6, self.p7):
+            c2_xavier_fill(conv)
+
+    def forward(self, c5: Tensor) -> list[Tensor]:
+        """(B, in, H, W) -> [(B, out, H / 2, W / 2), (B, out, H / 4, W / 4)]."""
+        p6 = self.p6(c5)
+        return [p6, self.p7(F.relu(p6))]
+
+
+def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
+    fpn = cfg.MODEL.FPN
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=top_block,
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet with a pyramid whose last level is pooled: p2 to p6 with the default inputs."""
+    return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet with a pyramid whose last two levels are convolved from res5: usually p3 to p7."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    channels = bottom_up.output_shape()["res5"].channels
+    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))

@@ -1,0 +1,21 @@
+"""Find and build the whole network that a configuration names."""
+
+import torch
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+
+__all__ = ["META_ARCH_REGISTRY", "build_model"]
+
+META_ARCH_REGISTRY = Registry("META_ARCH")
+META_ARCH_REGISTRY.__doc__ = """
+Whole networks, callable as `f(cfg)`; `MODEL.META_ARCHITECTURE` chooses one. A call of the network
+takes a list of dicts, one an image; see the data set mapper for their keys.
+"""
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Network `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`; no weights are loaded."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(torch.device(cfg.MODEL.DEVICE))
