@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from fvcore.nn.distributed import differentiable_all_reduce
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detectron2.utils.comm import get_world_size
 
 GROUP_NORM_GROUPS = 32
 
@@ -108,7 +110,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         self._stats_mode = stats_mode
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or _world_size() == 1:
+        if not self.training or get_world_size() == 1:
             return super().forward(input)
         x = input.float() if input.dtype == torch.float16 else input
         batch_size = x.shape[0]
@@ -136,7 +138,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         else:
             moments = torch.cat([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
         if self._stats_mode == "":
-            moments = differentiable_all_reduce(moments) / _world_size()
+            moments = differentiable_all_reduce(moments) / get_world_size()
             return *moments.split(channels), self.momentum
         weighted = torch.cat([moments * batch_size, x.new_full((1,), batch_size)])
         weighted = differentiable_all_reduce(weighted)
@@ -144,11 +146,6 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         moments = weighted[:-1] / total.clamp(min=1)
         # With no sample in any process the running statistics stay as they are.
         return *moments.split(channels), total.clamp(max=1) * self.momentum
-
-
-def _world_size() -> int:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
 
 
 class CycleBatchNormList(nn.ModuleList):

@@ -44,7 +44,9 @@ def paste_masks_in_image(
     group = 1 if on_cpu else max(1, MAX_PASTE_BYTES // (height * width * BYTES_PER_FLOAT))
     for start in range(0, len(masks), group):
         group_boxes = boxes[start : start + group]
-        window = _window_around(group_boxes, height, width) if on_cpu else (0, 0, width, height)
+        window = [0, 0, width, height]
+        if on_cpu:
+            window = _window_around(group_boxes, masks.shape[-1], image_shape)
         values = _sample_masks(masks[start : start + group], group_boxes, window)
         values = values >= threshold if threshold >= 0 else (values * 255).to(torch.uint8)
         x0, y0, x1, y1 = window
@@ -52,16 +54,19 @@ def paste_masks_in_image(
     return image_masks
 
 
-def _window_around(boxes: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
-    """The part of the image that the boxes touch, one pixel more on each side."""
-    x0, y0 = (boxes[:, :2].amin(dim=0).floor() - 1).clamp(min=0).int().tolist()
-    x1, y1 = (boxes[:, 2:].amax(dim=0).ceil() + 1).int().tolist()
-    x1, y1 = min(max(x1, x0), width), min(max(y1, y0), height)
-    return min(x0, x1), min(y0, y1), x1, y1
+def _window_around(boxes: Tensor, mask_side: int, size_hw: tuple[int, int]) -> list[int]:
+    """x0, y0, x1, y1 of the part of the image where masks in the boxes can differ from 0."""
+    # Outside of its box a mask fades to 0 over half a mask cell.
+    fade = (boxes[:, 2:] - boxes[:, :2]) / (2 * mask_side)
+    low = (boxes[:, :2] - fade).amin(dim=0).floor()
+    high = (boxes[:, 2:] + fade).amax(dim=0).ceil()
+    limit = low.new_tensor([size_hw[1], size_hw[0]])
+    low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+    return torch.cat([low, high.maximum(low)]).int().tolist()
 
 
-def _sample_masks(masks: Tensor, boxes: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """Values of (N, M, M) masks at the pixel centers of a window (x0, y0, x1, y1): (N, h, w)."""
+def _sample_masks(masks: Tensor, boxes: Tensor, window: list[int]) -> Tensor:
+    """Values of (N, M, M) masks at the pixel centers of a window x0, y0, x1, y1: (N, h, w)."""
     x0, y0, x1, y1 = window
     x = torch.arange(x0, x1, device=masks.device, dtype=torch.float32) + 0.5
     y = torch.arange(y0, y1, device=masks.device, dtype=torch.float32) + 0.5
