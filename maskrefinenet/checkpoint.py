@@ -1,0 +1,157 @@
+"""Read and write checkpoints: ours, and the reference's (`{"model_state": ...}` and no more)."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torchvision
+from torch import Tensor
+
+from .model import IMAGE_CHANNELS, MaskRefineNet
+
+DEFAULT_SIZE, DEFAULT_BOX_SCALE = 256, 2.0
+# (has bottlenecks, blocks of layer3) of each encoder, to recognise a bare state dict.
+ENCODER_SIGNS = {
+    (False, 2): "resnet18",
+    (False, 6): "resnet34",
+    (True, 6): "resnet50",
+    (True, 23): "resnet101",
+}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What it takes to build and feed a network: stored in checkpoints.
+
+    size: side of the square network input, pixels.
+    box_scale: ratio of a crop's sides to those of the prior mask's box at inference.
+    """
+
+    num_classes: int
+    encoder: str = "resnet101"
+    class_agnostic: bool = False
+    size: int = DEFAULT_SIZE
+    box_scale: float = DEFAULT_BOX_SCALE
+
+    def build(self) -> MaskRefineNet:
+        return MaskRefineNet(
+            self.num_classes, encoder=self.encoder, class_agnostic=self.class_agnostic
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint; `categories` (`id` and `name`, in class order) is None if unknown."""
+
+    path: Path
+    config: NetworkConfig
+    model_state: dict[str, Tensor]
+    categories: tuple[dict[str, Any], ...] | None
+    content: dict[str, Any]
+
+    def build(self) -> MaskRefineNet:
+        """The network with its weights."""
+        model = self.config.build()
+        missing, unexpected = model.load_state_dict(self.model_state, strict=False)
+        if missing or unexpected:
+            raise ValueError(
+                f"{self.path} does not fit MaskRefineNet ({self.config}): "
+                f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+            )
+        return model
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours or of the reference; raises ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "model_state" not in content:
+        raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
+    state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
+    if "layer0.0.weight" not in state:
+        raise ValueError(f"{path}: its model_state has no layer0.0.weight: no MaskRefineNet")
+    config = NetworkConfig(**content["config"]) if "config" in content else _recognise(path, state)
+    categories = tuple(content["categories"]) if "categories" in content else None
+    return Checkpoint(path, config, state, categories, content)
+
+
+def _recognise(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
+    """The architecture behind a bare state dict."""
+    point_channels = state["layer0.0.weight"].shape[1] - IMAGE_CHANNELS - 1
+    blocks = {key.split(".")[1] for key in state if key.startswith("layer3.")}
+    sign = ("layer1.1.0.conv3.weight" in state, len(blocks))
+    if sign not in ENCODER_SIGNS or point_channels < 1:
+        raise ValueError(f"{path}: no known MaskRefineNet ({point_channels=}, {sign=})")
+    agnostic = point_channels == 1
+    return NetworkConfig(max(point_channels - 1, 1), ENCODER_SIGNS[sign], agnostic)
+
+
+def network_content(
+    model_state: dict[str, Tensor], config: NetworkConfig, categories: tuple[dict[str, Any], ...]
+) -> dict[str, Any]:
+    """The part of a checkpoint that refinement needs."""
+    return {
+        "model_state": model_state,
+        "config": asdict(config),
+        "categories": list(categories),
+    }
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """`torch.save` under a temporary name, then rename: a killed run leaves no half a file."""
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it that name."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_encoder(model: MaskRefineNet, source: str) -> None:
+    """Initialise the encoder from ImageNet weights.
+
+    The stem keeps the pretrained kernels for its image channels; those of points and prior, which
+    ImageNet does not know, stay as they were initialised.
+
+    Args:
+        source: "imagenet" (torchvision's download), "none", or the path of a ResNet state dict
+            with torchvision's names.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        weights = torchvision.models.get_model_weights(model.encoder).IMAGENET1K_V1
+        try:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise ValueError(
+                f"ImageNet weights of {model.encoder} cannot be downloaded ({error}); give a "
+                "file with --weights PATH, or --weights none to start without"
+            ) from error
+    elif Path(source).is_file():
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    else:
+        raise FileNotFoundError(f"--weights {source}: no such file; or imagenet, or none")
+    renamed = {"conv1": "layer0.0", "bn1": "layer0.1", "layer1": "layer1.1"}
+    target = model.state_dict()
+    for key, value in state.items():
+        head, _, tail = key.partition(".")
+        if head == "fc":
+            continue
+        name = f"{renamed.get(head, head)}.{tail}"
+        if name == "layer0.0.weight":
+            value = torch.cat([value, target[name][:, IMAGE_CHANNELS:]], dim=1)
+        if name not in target or target[name].shape != value.shape:
+            raise ValueError(f"--weights {source}: {key} does not fit a {model.encoder}")
+        target[name] = value
+    model.load_state_dict(target)

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from maskrefinenet import MaskRefineNet
+from maskrefinenet.losses import dice_loss
+from maskrefinenet.model import ENCODERS
+from maskrefinenet.points import class_point_map
+from tests.golden.inputs import fill_state_dict
+
+STRIDE = 13  # of the recorded outputs
+
+
+@pytest.fixture(scope="module")
+def reference_network():
+    return fill_state_dict(MaskRefineNet())
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+def test_keys_and_shapes_are_the_reference_s(reference_network, golden_folder):
+    rows = (golden_folder / "keys_maskrefinenet.tsv").read_text().splitlines()
+    want = [tuple(row.split("\t")[:2]) for row in rows]
+    state = reference_network.state_dict()
+    got = [(key, ",".join(map(str, value.shape))) for key, value in state.items()]
+    assert got == want
+
+
+@pytest.mark.slow
+def test_outputs_match_the_reference(reference_network, golden):
+    reference_network.eval()
+    with torch.no_grad():
+        small = reference_network(noise(11, 2, 85, 128, 128))
+        large = reference_network(noise(12, 1, 85, 256, 256))
+    np.testing.assert_allclose(small.flatten()[::STRIDE], golden["eval_y1"], atol=1e-4)
+    np.testing.assert_allclose(large.flatten()[::STRIDE], golden["eval_y2"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_training_step_matches_the_reference(golden):
+    """The recorded loss sums over batch and rows only (`per_column`), not over all pixels."""
+    network = fill_state_dict(MaskRefineNet()).train()
+    logits = network(noise(11, 2, 85, 128, 128))
+    np.testing.assert_allclose(logits.detach().flatten()[::STRIDE], golden["train_y1"], atol=5e-4)
+    target = torch.from_numpy(np.random.RandomState(13).rand(2, 128, 128) > 0.6)
+    loss = dice_loss(logits, target, per_column=True)
+    assert loss.item() == pytest.approx(golden["train_dice1"].item(), rel=1e-5)
+    loss.backward()
+    norms = {name: value.grad.norm().item() for name, value in network.named_parameters()}
+    names = [name.decode() for name in golden["train_grad_names"]]
+    got, want = np.array([norms[name] for name in names]), golden["train_grad_norm"]
+    np.testing.assert_allclose(got, want, rtol=0.02)
+    np.testing.assert_allclose(
+        network.aspp.convs[1][1].running_mean,
+        golden["train_aspp.convs.1.1.running_mean_after"],
+        atol=1e-5,
+    )
+
+
+def dense_input(network, x, points, class_ids):
+    """The dense input of the sparse one: image, class-point map, prior."""
+    channels = network.point_channel(class_ids)
+    maps = class_point_map(points, channels, network.point_channels, tuple(x.shape[-2:]))
+    return torch.cat([x[:, :3], maps, x[:, 3:]], dim=1)
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("size_hw", [(64, 64), (37, 90), (33, 31)])
+def test_sparse_stem_is_the_dense_stem(size_hw, class_agnostic):
+    torch.manual_seed(0)
+    network = MaskRefineNet(5, encoder="resnet18", class_agnostic=class_agnostic).eval()
+    height, width = size_hw
+    points = torch.tensor(
+        [[0, 0], [width - 1, height - 1], [width // 2, 3], [-1, 5], [20, height], [7, 22]]
+    )
+    class_ids = torch.tensor([0, 4, 2, 1, 3, 0])
+    x = torch.randn(6, 4, height, width)
+    results = []
+    for arguments in ((x, points, class_ids), (dense_input(network, x, points, class_ids),)):
+        network.zero_grad()
+        output = network(*arguments)
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+        results.append((output.detach(), network.layer0[0].weight.grad.clone()))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-4)
+    scale = results[1][1].abs().max().item()
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5 * scale, rtol=1e-4)
+
+
+def test_class_k_reads_channel_k_plus_one():
+    """The reference trains class k on channel k and refines it on channel k + 1."""
+    network = MaskRefineNet(3, encoder="resnet18")
+    assert network.point_channel(torch.tensor([0, 1, 2])).tolist() == [1, 2, 3]
+    x, points = torch.zeros(1, 4, 64, 64), torch.tensor([[30, 30]])
+    network.eval()(x, points, torch.tensor([1])).square().sum().backward()
+    touched = network.layer0[0].weight.grad.abs().sum(dim=(0, 2, 3)) > 0
+    assert touched.tolist() == [False, False, False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_returns_logits_of_the_input_size(encoder):
+    network = MaskRefineNet(2, encoder=encoder).eval()
+    with torch.no_grad():
+        output = network(torch.zeros(1, 4, 33, 40), torch.tensor([[3, 4]]), torch.tensor([1]))
+    assert output.shape == (1, 2, 33, 40)
+
+
+def test_unusable_arguments_are_named():
+    with pytest.raises(ValueError, match="vgg16.*resnet18"):
+        MaskRefineNet(encoder="vgg16")
+    with pytest.raises(ValueError, match="num_classes=0"):
+        MaskRefineNet(0)
+    with pytest.raises(ValueError, match="class_ids"):
+        MaskRefineNet(2, encoder="resnet18")(torch.zeros(1, 4, 64, 64), torch.zeros(1, 2).long())
+
+
+def test_dice_is_the_mean_over_classes_of_the_batch_s_dice(golden):
+    logits, target = (torch.from_numpy(golden[f"dice_{name}"]) for name in ("logits", "target"))
+    probabilities, losses = logits.softmax(dim=1).numpy(), []
+    for index in (0, 1):
+        overlap = total = 0.0
+        for p, t in zip(probabilities[:, index].ravel(), target.ravel().tolist(), strict=True):
+            overlap += p * (t == index)
+            total += p + (t == index)
+        losses.append(2 * overlap / (total + 1e-7))
+    assert dice_loss(logits, target).item() == pytest.approx(1 - np.mean(losses), abs=1e-6)
+
+
+def test_dice_per_column_is_the_reference_s(golden):
+    """Its sums leave the columns apart, which its description ("batch and pixels") does not say."""
+    logits, target = (torch.from_numpy(golden[f"dice_{name}"]) for name in ("logits", "target"))
+    loss = dice_loss(logits, target, per_column=True).item()
+    assert loss == pytest.approx(golden["dice_value"].item(), abs=1e-6)
+    nothing = dice_loss(logits, torch.zeros_like(target), per_column=True).item()
+    assert nothing == pytest.approx(golden["dice_value_allzero"].item(), abs=1e-6)
