@@ -222,28 +222,32 @@ def _background(rng: np.random.Generator, height: int, width: int, size: int) ->
     base, other = _colour(rng), _colour(rng)
     mix = 0.3 * _pattern(rng, height, width, size * (0.05 + 0.15 * rng.random()))
     mix += 0.5 * _cloud(rng, height, width, 4) + 0.25 * _cloud(rng, height, width, 24)
-    image = base + mix[..., None] * (other - base)
+    ground = base + mix[..., None] * (other - base)
+    image = np.clip(ground, 0, 255).astype(np.uint8)  # cv2 smooths the edges of bytes only
     for _ in range(int(rng.integers(5, 16))):
-        colour = (0.5 * base + 0.5 * _colour(rng)).tolist()
-        centre = rng.random(2) * (width, height)
-        thickness = int(rng.integers(1, 2 + size // 60))
-        kind = int(rng.integers(3))
-        if kind == 0:  # a bent stroke
-            points = centre + (rng.random((4, 2)) - 0.5) * size * 0.4
-            cv2.polylines(image, [np.rint(points).astype(np.int32)], False, colour, thickness)
-        elif kind == 1:  # an open arc
-            axes = tuple(int(a) for a in rng.integers(size // 30, size // 6, 2))
-            start = int(rng.integers(360))
-            stop = start + int(rng.integers(60, 200))
-            cv2.ellipse(
-                image, tuple(np.intp(centre).tolist()), axes, 0, start, stop, colour, thickness
-            )
-        else:  # a ragged blob
-            blob = (
-                _regular(9) * (0.3 + 0.7 * rng.random((9, 1))) * size * (0.03 + 0.1 * rng.random())
-            )
-            cv2.fillPoly(image, [np.rint(blob + centre).astype(np.int32)], colour)
-    return image
+        _clutter(rng, image, (0.5 * base + 0.5 * _colour(rng)).tolist(), size)
+    return image.astype(np.float32)
+
+
+def _clutter(rng: np.random.Generator, image: np.ndarray, colour: list[float], size: int) -> None:
+    """Draw one bent stroke, open arc or ragged blob into `image` (H, W, 3) uint8."""
+    height, width = image.shape[:2]
+    centre = rng.random(2) * (width, height)
+    thickness = int(rng.integers(1, 2 + size // 60))
+    kind = int(rng.integers(3))
+    if kind == 0:
+        points = np.rint(centre + (rng.random((4, 2)) - 0.5) * size * 0.4).astype(np.int32)
+        cv2.polylines(image, [points], False, colour, thickness, cv2.LINE_AA)
+    elif kind == 1:
+        axes = rng.integers(size // 30, size // 6, 2).tolist()
+        start, sweep = rng.integers(360), rng.integers(60, 200)
+        middle = tuple(int(v) for v in centre)
+        end = float(start + sweep)
+        cv2.ellipse(image, middle, axes, 0, float(start), end, colour, thickness, cv2.LINE_AA)
+    else:
+        ragged = _regular(9) * (0.3 + 0.7 * rng.random((9, 1)))
+        blob = ragged * size * (0.03 + 0.1 * rng.random()) + centre
+        cv2.fillPoly(image, [np.rint(blob).astype(np.int32)], colour, cv2.LINE_AA)
 
 
 def _paint(
