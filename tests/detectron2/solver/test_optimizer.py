@@ -1,0 +1,236 @@
+"""Parameter groups, their reduction and gradient clipping."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+from detectron2.solver import (
+    GradientClipType,
+    build_optimizer,
+    get_default_optimizer_params,
+    maybe_add_gradient_clipping,
+    reduce_param_groups,
+)
+from detectron2.solver.build import _expand_param_groups
+from detectron2.solver.gradient_clipping import add_gradient_clipping
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.frozen = nn.Linear(2, 2)
+        self.frozen.requires_grad_(False)
+        self.tied = nn.Linear(4, 4)
+        self.tied_again = self.tied
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def options_by_name(model: nn.Module, groups: list[dict]) -> dict[str, dict]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    result = {}
+    for group in groups:
+        options = {k: v for k, v in group.items() if k != "params"}
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in result, "each parameter once"
+            result[names[id(parameter)]] = options
+    return result
+
+
+def test_default_groups():
+    model = Net()
+    got = options_by_name(
+        model,
+        get_default_optimizer_params(
+            model,
+            base_lr=0.1,
+            weight_decay=1e-4,
+            weight_decay_norm=0.0,
+            bias_lr_factor=2.0,
+            weight_decay_bias=1e-5,
+        ),
+    )
+    plain, bias = {"lr": 0.1, "weight_decay": 1e-4}, {"lr": 0.2, "weight_decay": 1e-5}
+    assert got == {
+        "scale": plain,
+        "conv.weight": plain,
+        "conv.bias": bias,
+        "norm.weight": {"lr": 0.1, "weight_decay": 0.0},
+        "norm.bias": bias,
+        "tied.weight": plain,
+        "tied.bias": bias,
+    }
+
+
+def test_without_options_there_is_one_group():
+    groups = get_default_optimizer_params(Net())
+    assert len(groups) == 1 and set(groups[0]) == {"params"} and len(groups[0]["params"]) == 7
+
+
+def test_overrides_and_factors():
+    model = Net()
+    overrides = {"scale": {"lr": 3.0, "momentum": 0.0}}
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=1.0,
+        lr_factor_func=lambda name: 0.1 if name.startswith("conv.") else 1.0,
+        overrides=overrides,
+        weight_decay_bias=0.0,
+    )
+    got = options_by_name(model, groups)
+    assert got["scale"] == {"lr": 3.0, "momentum": 0.0}
+    assert got["conv.weight"] == {"lr": 0.1}
+    assert got["conv.bias"] == {"lr": 0.1, "weight_decay": 0.0}
+    assert got["tied.weight"] == {"lr": 1.0}
+    assert overrides == {"scale": {"lr": 3.0, "momentum": 0.0}}, "the argument stays as it was"
+
+
+def test_unclear_options_are_rejected():
+    with pytest.raises(ValueError, match="bias_lr_factor=2.0 needs base_lr"):
+        get_default_optimizer_params(Net(), bias_lr_factor=2.0)
+    with pytest.raises(ValueError, match="lr_factor_func needs base_lr"):
+        get_default_optimizer_params(Net(), lr_factor_func=lambda name: 1.0)
+    with pytest.raises(ValueError, match="'bias'"):
+        get_default_optimizer_params(
+            Net(), weight_decay_bias=0.0, overrides={"bias": {"weight_decay": 1.0}}
+        )
+
+
+def test_expand_merges_groups_by_parameter():
+    groups = [
+        {"params": ["p1", "p2", "p3", "p4"], "lr": 1.0, "weight_decay": 3.0},
+        {"params": ["p2", "p3", "p5"], "lr": 2.0, "momentum": 2.0},
+        {"params": ["p1"], "weight_decay": 4.0},
+    ]
+    assert _expand_param_groups(groups) == [
+        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
+        {"params": ["p2"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
+        {"params": ["p3"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
+        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
+        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
+    ]
+    with pytest.raises(ValueError, match="needs 'params'"):
+        reduce_param_groups([{"lr": 1.0}])
+
+
+def test_reduce_joins_equal_options():
+    groups = [
+        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
+        {"params": ["p2", "p6"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
+        {"params": ["p3"], "momentum": 2.0, "lr": 2.0, "weight_decay": 3.0},
+        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
+        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
+    ]
+    assert reduce_param_groups(groups) == [
+        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
+        {"params": ["p2", "p6", "p3"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
+        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
+        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
+    ]
+
+
+def test_backbone_options_equal_the_reference():
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.SOLVER.BASE_LR = 0.05
+    model = nn.ModuleDict({"backbone": build_backbone(cfg)})
+    optimizer = build_optimizer(cfg, model)
+    got = options_by_name(model, optimizer.param_groups)
+    rows = [
+        row.decode().split("\t") for row in np.load(GOLDEN / "solov2_r50_fpn.npz")["train/optim"]
+    ]
+    assert set(got) == {name for name, *_ in rows}
+    for name, *values in rows:
+        options = [got[name][key] for key in ("lr", "weight_decay", "momentum")]
+        assert options == [float(value) for value in values], name
+    assert len(optimizer.param_groups) == 1
+
+
+def clipping_config(kind: str, value: float = 1.0, norm_type: float = 2.0):
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR = 1.0
+    cfg.SOLVER.MOMENTUM = 0.0
+    cfg.SOLVER.WEIGHT_DECAY = 0.0
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE = True, kind, value, norm_type
+    return cfg
+
+
+GRADIENTS = ([3.0, -4.0], [0.3, -0.4])
+CLIPPED = {
+    ("value", 2.0): ([1.0, -1.0], [0.3, -0.4]),
+    ("norm", 2.0): ([0.6, -0.8], [0.3, -0.4]),
+    ("norm", float("inf")): ([0.75, -1.0], [0.3, -0.4]),
+}
+
+
+def model_with_gradients() -> nn.ParameterList:
+    model = nn.ParameterList([nn.Parameter(torch.zeros(2)) for _ in GRADIENTS])
+    for parameter, gradient in zip(model, GRADIENTS, strict=True):
+        parameter.grad = torch.tensor(gradient)
+    return model
+
+
+@pytest.mark.parametrize("kind, norm_type", CLIPPED)
+def test_gradients_are_clipped_parameter_by_parameter(kind, norm_type):
+    model = model_with_gradients()
+    build_optimizer(clipping_config(kind, norm_type=norm_type), model).step()
+    for parameter, want in zip(model, CLIPPED[kind, norm_type], strict=True):
+        torch.testing.assert_close(-parameter.data, torch.tensor(want))
+
+
+def test_an_optimizer_instance_clips_too():
+    model = model_with_gradients()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    assert maybe_add_gradient_clipping(clipping_config("value"), optimizer) is optimizer
+    assert isinstance(optimizer, torch.optim.SGD)
+    optimizer.step()
+    torch.testing.assert_close(-model[0].data, torch.tensor([1.0, -1.0]))
+
+
+def test_gradients_of_a_closure_are_clipped():
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = maybe_add_gradient_clipping(clipping_config("value"), torch.optim.SGD)(
+        [parameter], lr=1.0
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (parameter * torch.tensor([3.0, -0.5])).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 0.0
+    torch.testing.assert_close(-parameter.data, torch.tensor([1.0, -0.5]))
+
+
+def test_all_gradients_can_be_clipped_together():
+    model = model_with_gradients()
+    clipping = add_gradient_clipping(
+        torch.optim.SGD, global_clipper=lambda p: nn.utils.clip_grad_norm_(p, 1.0)
+    )
+    clipping(model.parameters(), lr=1.0).step()
+    moved = torch.cat([p.data for p in model])
+    assert moved.norm().item() == pytest.approx(1.0, rel=1e-4)
+    torch.testing.assert_close(moved / moved[0], torch.tensor([1.0, -4 / 3, 0.1, -0.4 / 3]))
+
+
+def test_no_clipping_leaves_the_class_alone():
+    assert maybe_add_gradient_clipping(get_cfg(), torch.optim.SGD) is torch.optim.SGD
+
+
+def test_clip_types():
+    assert {kind.value for kind in GradientClipType} == {"value", "norm"}
+    with pytest.raises(ValueError, match=r"CLIP_TYPE='both'.*\['value', 'norm'\]"):
+        build_optimizer(clipping_config("both"), Net())
+    with pytest.raises(ValueError, match="exactly one"):
+        add_gradient_clipping(torch.optim.SGD)
