@@ -47,43 +47,21 @@ class ASPP(nn.Module):
         self.pool_kernel_size = pool_kernel_size
         self.dropout = dropout
 
-        def conv(channels: int, kernel_size: int, dilation: int, norm_name=norm) -> Conv2d:
-            layer = Conv2d(
-                channels,
-                out_channels,
-                kernel_size,
-                padding=dilation * (kernel_size // 2),
-                dilation=dilation,
-                bias=not norm_name,
-                norm=get_norm(norm_name, out_channels),
-                activation=deepcopy(activation),
-            )
-            c2_xavier_fill(layer)
-            return layer
-
-        def dilated_conv(dilation: int) -> nn.Module:
-            if not use_depthwise_separable_conv:
-                return conv(in_channels, 3, dilation)
-            return DepthwiseSeparableConv2d(
-                in_channels,
-                out_channels,
-                padding=dilation,
-                dilation=dilation,
-                norm1=norm,
-                activation1=deepcopy(activation),
-                norm2=norm,
-                activation2=deepcopy(activation),
-            )
-
         pool = nn.AdaptiveAvgPool2d(1)
         if pool_kernel_size is not None:
             pool = nn.AvgPool2d(pool_kernel_size, stride=1)
         # No norm after pooling: one value per channel and image is no batch to normalise.
-        pooling = nn.Sequential(pool, conv(in_channels, 1, 1, norm_name=""))
+        pooling = nn.Sequential(pool, _conv(in_channels, out_channels, 1, 1, "", activation))
+        dilated = _separable_conv if use_depthwise_separable_conv else _conv
         self.convs = nn.ModuleList(
-            [conv(in_channels, 1, 1), *(dilated_conv(rate) for rate in dilations), pooling]
+            [
+                _conv(in_channels, out_channels, 1, 1, norm, activation),
+                *(dilated(in_channels, out_channels, 3, d, norm, activation) for d in dilations),
+                pooling,
+            ]
         )
-        self.project = conv(len(self.convs) * out_channels, 1, 1)
+        joined_channels = len(self.convs) * out_channels
+        self.project = _conv(joined_channels, out_channels, 1, 1, norm, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
@@ -97,3 +75,48 @@ class ASPP(nn.Module):
         branches[-1] = F.interpolate(branches[-1], size=size, mode="bilinear", align_corners=False)
         joined = self.project(torch.cat(branches, dim=1))
         return F.dropout(joined, self.dropout, training=self.training) if self.dropout else joined
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    dilation: int,
+    norm: str | Callable[[int], nn.Module],
+    activation: Callable[[Tensor], Tensor],
+) -> Conv2d:
+    """A convolution that keeps the map's size, with its own norm and its own activation."""
+    layer = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+        activation=deepcopy(activation),
+    )
+    c2_xavier_fill(layer)
+    return layer
+
+
+def _separable_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    dilation: int,
+    norm: str | Callable[[int], nn.Module],
+    activation: Callable[[Tensor], Tensor],
+) -> DepthwiseSeparableConv2d:
+    """What `_conv` is, in two steps."""
+    return DepthwiseSeparableConv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        norm1=norm,
+        activation1=deepcopy(activation),
+        norm2=norm,
+        activation2=deepcopy(activation),
+    )

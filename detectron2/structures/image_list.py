@@ -1,6 +1,7 @@
 """A batch of images of different sizes in one padded tensor."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class ImageList:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
-    def to(self, *args, **kwargs) -> "ImageList":
+    def to(self, *args: Any, **kwargs: Any) -> "ImageList":
         """The same images with `Tensor.to(...)` applied."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 

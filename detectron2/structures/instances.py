@@ -1,7 +1,7 @@
 """A table of per-instance fields of one image."""
 
 import itertools
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ class Instances:
         # Upstream parity: without a field the length is unknown, not 0.
         raise NotImplementedError("Instances without any field has no length")
 
-    def __iter__(self):
+    def __iter__(self) -> NoReturn:
         # Upstream parity: without this, Python would iterate through __getitem__.
         raise NotImplementedError("Instances is not iterable; index it with 0 .. len - 1")
 

@@ -29,15 +29,11 @@ def get_model_no_weights(config_path: str) -> nn.Module:
     """The randomly initialised model of a YAML config file, on the CPU if there is no GPU.
 
     Args:
-        config_path: a path, or one relative to the `configs` folder as `model_zoo` takes it.
+        config_path: below the repository's `configs` folder, as `model_zoo.get` takes it.
     """
     from detectron2 import model_zoo
-    from detectron2.modeling import build_model
 
-    cfg = model_zoo.get_config(config_path)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return build_model(cfg)
+    return model_zoo.get(config_path)
 
 
 def random_boxes(
