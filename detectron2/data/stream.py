@@ -1,0 +1,101 @@
+"""Batches of an endless training stream, as functions of their position in it.
+
+Position p of the stream always holds the same image with the same augmentation, whatever was loaded
+before, by whichever worker or rank. A resumed run therefore starts at its batch without loading the
+earlier ones, and N processes together see the images that one process with their total batch sees.
+"""
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from detectron2.utils import comm
+
+__all__ = ["SeededDataset", "StreamBatchSampler", "StreamIndex", "derived_seed", "set_start_batch"]
+
+
+class StreamIndex(NamedTuple):
+    """One sample: `index` in the dataset, `position` in the stream of all ranks together."""
+
+    index: int
+    position: int
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """A 32-bit seed for one place, such as (rank, iteration), of a run that has `seed`."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
+
+
+class SeededDataset(Dataset):
+    """`dataset` read through `StreamIndex`; with a seed, the generators are set for each sample.
+
+    Augmentation draws from the global generators of numpy, `random` and torch: they are seeded from
+    (seed, position) before the sample is made. With `seed` None they are left alone.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int | None) -> None:
+        self._dataset = dataset
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, sample: StreamIndex) -> Any:
+        if self._seed is not None:
+            seed = derived_seed(self._seed, sample.position)
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        return self._dataset[sample.index]
+
+
+class StreamBatchSampler(Sampler[list[StreamIndex]]):
+    """Batches of one rank from the indices of an endless sampler.
+
+    With `is_wide` (for each image of the dataset, whether it is wider than high) the images of a
+    batch are all wide or all not: an image waits until its kind fills a batch.
+
+    Attributes:
+        start_batch: batches to leave out at the start of an iteration; nothing is loaded for them.
+    """
+
+    def __init__(
+        self, sampler: Iterable[int], batch_size: int, is_wide: Sequence[bool] | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1")
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._is_wide = is_wide
+        self.start_batch = 0
+
+    def __iter__(self) -> Iterator[list[StreamIndex]]:
+        return itertools.islice(self._batches(), self.start_batch, None)
+
+    def _batches(self) -> Iterator[list[StreamIndex]]:
+        # Samplers give rank r the elements r, r + world size, ... of one common stream.
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        waiting: dict[bool, list[StreamIndex]] = {False: [], True: []}
+        for number, index in enumerate(self._sampler):
+            kind = self._is_wide is not None and self._is_wide[index]
+            waiting[kind].append(StreamIndex(int(index), rank + number * world_size))
+            if len(waiting[kind]) == self._batch_size:
+                yield waiting[kind]
+                waiting[kind] = []
+
+
+def set_start_batch(data_loader: Any, start_batch: int) -> bool:
+    """Let the next iteration over `data_loader` begin at batch `start_batch`.
+
+    Returns False, and does nothing, where the loader was not made for it.
+    """
+    batch_sampler = getattr(data_loader, "batch_sampler", None)
+    if not isinstance(batch_sampler, StreamBatchSampler):
+        return False
+    batch_sampler.start_batch = start_batch
+    return True

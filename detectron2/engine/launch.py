@@ -1,0 +1,147 @@
+"""Start a function in one process or in several: by spawning, or inside what torchrun started."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from detectron2.utils import comm
+
+__all__ = ["DEFAULT_TIMEOUT", "launch"]
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+
+
+def launch(
+    main_func: Callable[..., Any],
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: Sequence[Any] = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
+    *,
+    num_processes: int = 1,
+) -> None:
+    """Run `main_func(*args)` in every process of a job.
+
+    Under torchrun (its environment variables are set) this process is already one of the job's: it
+    joins the process group and runs. Otherwise one process a GPU is spawned, or, where
+    `num_gpus_per_machine` is 0, `num_processes` on the CPU, which talk through gloo. A job of one
+    process runs right here.
+
+    Args:
+        main_func: must be importable by name (it is pickled for the spawned processes).
+        num_gpus_per_machine: processes on each machine, one a GPU.
+        num_machines: the command runs once on each of them, with its own `machine_rank`.
+        machine_rank: from 0 to `num_machines - 1`.
+        dist_url: `tcp://host:port` of machine 0; "auto" finds a free port (one machine only).
+        timeout: how long a collective may wait.
+        num_processes: processes on each machine when no GPU is used.
+    """
+    if all(name in os.environ for name in TORCHRUN_VARIABLES):
+        _run_under_torchrun(main_func, num_gpus_per_machine, args, timeout)
+        return
+    use_gpu = num_gpus_per_machine > 0
+    if use_gpu and num_processes > 1:
+        raise ValueError(
+            f"got {num_gpus_per_machine} GPUs and {num_processes} CPU processes a machine: "
+            "several CPU processes need --num-gpus 0"
+        )
+    local_size = num_gpus_per_machine if use_gpu else num_processes
+    world_size = local_size * num_machines
+    if world_size < 1 or not 0 <= machine_rank < num_machines:
+        raise ValueError(
+            f"cannot launch {local_size} processes on machine {machine_rank} of {num_machines}"
+        )
+    if world_size == 1:
+        main_func(*args)
+        return
+    if use_gpu and torch.cuda.device_count() < local_size:
+        raise ValueError(
+            f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. Without GPUs use "
+            "--num-gpus 0 --num-processes N."
+        )
+    dist_url = _rendezvous_url(dist_url, num_machines)
+    job = (world_size, local_size, machine_rank, dist_url, use_gpu, timeout)
+    mp.spawn(_spawned_worker, nprocs=local_size, args=(main_func, args, *job), daemon=False)
+
+
+def _rendezvous_url(dist_url: str | None, num_machines: int) -> str:
+    if dist_url not in (None, "auto"):
+        return dist_url
+    if num_machines > 1:
+        raise ValueError("several machines need --dist-url tcp://HOST_OF_MACHINE_0:PORT")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # the system picks a free port
+        return f"tcp://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def _spawned_worker(
+    local_rank: int,
+    main_func: Callable[..., Any],
+    args: Sequence[Any],
+    world_size: int,
+    local_size: int,
+    machine_rank: int,
+    dist_url: str,
+    use_gpu: bool,
+    timeout: timedelta,
+) -> None:
+    _join_and_run(
+        main_func,
+        args,
+        local_rank=local_rank,
+        local_size=local_size,
+        use_gpu=use_gpu,
+        init_method=dist_url,
+        rank=machine_rank * local_size + local_rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
+
+
+def _run_under_torchrun(
+    main_func: Callable[..., Any], num_gpus: int, args: Sequence[Any], timeout: timedelta
+) -> None:
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    _join_and_run(
+        main_func,
+        args,
+        local_rank=local_rank,
+        local_size=local_size,
+        use_gpu=num_gpus > 0 and torch.cuda.device_count() >= local_size,
+        init_method="env://",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timeout,
+    )
+
+
+def _join_and_run(
+    main_func: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    local_rank: int,
+    local_size: int,
+    use_gpu: bool,
+    **group: Any,
+) -> None:
+    """Join the process group described by `group`, run `main_func`, leave the group."""
+    if use_gpu:
+        # Before the first collective: NCCL uses the current device.
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if use_gpu else "gloo", **group)
+    comm.create_local_process_group(local_size)
+    # No process may go on to barriers or time-outs before all have joined.
+    comm.synchronize()
+    try:
+        main_func(*args)
+    finally:
+        dist.destroy_process_group()

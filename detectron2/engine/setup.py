@@ -1,0 +1,144 @@
+"""What training programs do first: arguments, logs, seeds, writers, distributed model."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
+from detectron2.utils.logger import setup_logger
+
+__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
+
+# Per-user default port, so that two users of one machine do not meet.
+_FIRST_PORT, _NUM_PORTS = 2**15 + 2**14, 2**14
+
+
+def create_ddp_model(
+    model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any
+) -> nn.Module:
+    """Wrap `model` in DistributedDataParallel; without a distributed job it is returned as it is.
+
+    Args:
+        fp16_compression: send gradients as float16.
+        kwargs: further arguments of DistributedDataParallel.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
+        kwargs["device_ids"] = [comm.get_local_rank()]
+    ddp_model = DistributedDataParallel(model, **kwargs)
+    if fp16_compression:
+        from torch.distributed.algorithms.ddp_comm_hooks import default as comm_hooks
+
+        ddp_model.register_comm_hook(state=None, hook=comm_hooks.fp16_compress_hook)
+    return ddp_model
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """The command line of training programs: config file, mode, machines, config overrides."""
+    program = sys.argv[0]
+    parser = argparse.ArgumentParser(
+        epilog=epilog
+        or f"""
+Examples:
+  one machine:
+    {program} --num-gpus 8 --config-file cfg.yaml
+  other values of config keys:
+    {program} --config-file cfg.yaml MODEL.WEIGHTS /path/weight.pth SOLVER.BASE_LR 0.001
+  two processes on the CPU:
+    {program} --config-file cfg.yaml --num-gpus 0 --num-processes 2
+  several machines, on each of them with its own rank:
+    {program} --config-file cfg.yaml --machine-rank 0 --num-machines 2 --dist-url tcp://HOST:PORT
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 ... {program} --config-file cfg.yaml
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs *per machine*")
+    parser.add_argument(
+        "--num-processes",
+        type=int,
+        default=1,
+        help="number of processes per machine on the CPU, with --num-gpus 0",
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
+    )
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    parser.add_argument(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _NUM_PORTS}",
+        help="where the processes meet; 'auto' finds a free port on one machine",
+    )
+    parser.add_argument(
+        "opts",
+        default=None,
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config overrides, last",
+    )
+    return parser
+
+
+def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) -> None:
+    """Make OUTPUT_DIR with a log and a copy of the config, and seed this process.
+
+    Args:
+        args: the parsed arguments; `config_file` and `eval_only` are looked at where they exist.
+    """
+    rank = comm.get_rank()
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    # "fvcore" logs the checkpoints.
+    for name in ("fvcore", "adet", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR or None, distributed_rank=rank, name=name)
+    logger = logging.getLogger(__name__)
+    logger.info("Rank of this process: %d, world size: %d", rank, comm.get_world_size())
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    config_file = getattr(args, "config_file", "")
+    if config_file:
+        logger.info("Config file: %s", config_file)
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        temporary = f"{path}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(cfg.dump())
+        os.replace(temporary, path)
+        logger.info("Full config saved to %s", path)
+    # Ranks draw different numbers.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not getattr(args, "eval_only", False):
+        # Evaluation meets many image sizes; benchmarking each would cost more than it saves.
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
+    """Writers to the terminal, to `metrics.json` and to TensorBoard files in `output_dir`."""
+    os.makedirs(output_dir, exist_ok=True)
+    return [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(os.path.join(output_dir, "metrics.json")),
+        TensorboardXWriter(output_dir),
+    ]

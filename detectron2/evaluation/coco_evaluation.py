@@ -1,0 +1,369 @@
+"""Box and mask AP as COCO defines them, from a model's `Instances`."""
+
+import contextlib
+import copy
+import io
+import itertools
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
+
+import detectron2.utils.comm as comm
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation.evaluator import DatasetEvaluator
+from detectron2.evaluation.fast_eval_api import COCOeval_opt
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+
+__all__ = ["COCOEvaluator", "instances_to_coco_json"]
+
+RESULTS_FILE = "coco_instances_results.json"
+TASKS = ("bbox", "segm")
+# Name: IoU threshold (None: mean over 0.50, 0.55, ..., 0.95) and area range of COCOeval.
+METRICS = {
+    "AP": (None, "all"),
+    "AP50": (0.5, "all"),
+    "AP75": (0.75, "all"),
+    "APs": (None, "small"),
+    "APm": (None, "medium"),
+    "APl": (None, "large"),
+}
+DEFAULT_MAX_DETS = 100
+_TABLE_COLUMNS = 6  # class and AP, three times
+
+
+class COCOEvaluator(DatasetEvaluator):
+    """COCO's AP for boxes and masks, over all classes and sizes and for each class.
+
+    Every image of the dataset counts, also those without annotations. With several processes each
+    takes its share of images, and the main one computes the figures.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int | Sequence[int] | None = None,
+        use_fast_impl: bool = True,
+        mode: str | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered dataset. One without a `json_file` in its metadata is
+                converted to COCO's format first, into `output_dir`.
+            tasks: among "bbox" and "segm"; None takes what the predictions hold.
+            distributed: gather predictions from all processes; else each evaluates its own.
+            output_dir: where `coco_instances_results.json` goes; None writes nothing.
+            max_dets_per_image: most detections counted an image (COCO: 100); of several limits,
+                the largest.
+            use_fast_impl: evaluate in C++; False uses pycocotools. Both give the same figures.
+            mode: what made the predictions, shown with the figures where they are no plain
+                detector's, e.g. "prompt=point, scores forced to 1: pseudo-label quality, not
+                detector AP".
+        """
+        self.mode = mode
+        self._logger = logging.getLogger(__name__)
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._use_fast_impl = use_fast_impl
+        self._max_dets_per_image = _max_dets(max_dets_per_image)
+        unknown = set(tasks or ()) - set(TASKS)
+        if unknown:
+            raise ValueError(f"tasks={tuple(tasks)}: unknown {sorted(unknown)}; allowed {TASKS}")
+        self._tasks = None if tasks is None else tuple(tasks)
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if getattr(self._metadata, "json_file", None) is None:
+            if output_dir is None:
+                raise ValueError(
+                    f"dataset {dataset_name!r} has no json_file in its metadata: give output_dir, "
+                    "so that it can be converted to COCO's format there"
+                )
+            json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, json_file)
+            self._metadata.json_file = json_file
+        self._coco_api = _load_ground_truth(PathManager.get_local_path(self._metadata.json_file))
+        # Files such as COCO's test-dev have images only.
+        self._do_evaluation = "annotations" in self._coco_api.dataset
+        self._predictions: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        self._predictions = []
+
+    def process(self, inputs: Iterable[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
+        """Take one batch.
+
+        Args:
+            inputs: dicts with `image_id`, as the model took them.
+            outputs: dicts with `instances`, in the frame of the original image, as it gave them.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(torch.device("cpu"))
+            self._predictions.append(
+                {
+                    "image_id": image["image_id"],
+                    "instances": instances_to_coco_json(instances, image["image_id"]),
+                    # Kept apart: without any instance the records do not tell.
+                    "has_masks": instances.has("pred_masks"),
+                }
+            )
+
+    def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """`{"bbox": {"AP": …}, "segm": {…}}` in percent on the main process, empty elsewhere.
+
+        NaN stands where there is nothing to measure: a class or size without ground truth, or no
+        prediction at all.
+
+        Args:
+            img_ids: evaluate on these images only; None for all.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(predictions, dst=0)
+            predictions = list(itertools.chain(*gathered))
+            if not comm.is_main_process():
+                return {}
+        if not predictions:
+            self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
+            return {}
+        has_masks = any(prediction["has_masks"] for prediction in predictions)
+        tasks = self._tasks or (TASKS if has_masks else TASKS[:1])
+        records = itertools.chain(*(prediction["instances"] for prediction in predictions))
+        coco_results = self._with_dataset_categories(records)
+        if self._output_dir:
+            self._write(coco_results)
+        if not self._do_evaluation:
+            self._logger.info("Annotations are not available for evaluation.")
+            return {}
+        results = OrderedDict()
+        for task in tasks:
+            coco_eval = None
+            if coco_results:
+                coco_eval = _evaluate_predictions_on_coco(
+                    self._coco_api,
+                    coco_results,
+                    task,
+                    use_fast_impl=self._use_fast_impl,
+                    img_ids=img_ids,
+                    max_dets_per_image=self._max_dets_per_image,
+                )
+            results[task] = self._derive_coco_results(coco_eval, task)
+        return copy.deepcopy(results)
+
+    def _category_ids(self) -> list[int]:
+        """Dataset ids in the order of the contiguous ids that models predict."""
+        in_file = sorted(self._coco_api.getCatIds())
+        mapping = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
+        if mapping is None:
+            return in_file
+        if sorted(mapping) != in_file:
+            raise ValueError(
+                f"{self._metadata.json_file} has the category ids {in_file}, but the metadata of "
+                f"dataset {self._metadata.name!r} maps {sorted(mapping)}"
+            )
+        return sorted(mapping, key=mapping.get)
+
+    def _class_names(self) -> list[str]:
+        names = getattr(self._metadata, "thing_classes", None)
+        ids = self._category_ids()
+        if names is None:
+            return [self._coco_api.cats[index]["name"] for index in ids]
+        if len(names) != len(ids):
+            raise ValueError(
+                f"dataset {self._metadata.name!r} has {len(names)} class names for {len(ids)} "
+                f"categories of {self._metadata.json_file}"
+            )
+        return list(names)
+
+    def _with_dataset_categories(
+        self, coco_results: Iterable[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Copies of records with contiguous category ids replaced by the dataset's own."""
+        ids = self._category_ids()
+        converted = []
+        for result in coco_results:
+            category = result["category_id"]
+            if not 0 <= category < len(ids):
+                # Upstream parity: an AssertionError is what callers expect here.
+                raise AssertionError(
+                    f"a prediction has class {category}, but dataset {self._metadata.name!r} has "
+                    f"{len(ids)} classes: ids 0 to {len(ids) - 1} are allowed. Does the number of "
+                    "classes in the config match the dataset?"
+                )
+            converted.append(result | {"category_id": ids[category]})
+        return converted
+
+    def _write(self, coco_results: list[dict[str, Any]]) -> None:
+        PathManager.mkdirs(self._output_dir)
+        path = os.path.join(self._output_dir, RESULTS_FILE)
+        temporary = f"{path}.tmp"  # a killed run must not leave half a file under the final name
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(coco_results, file)
+        os.replace(temporary, path)
+        self._logger.info("%d results saved to %s", len(coco_results), path)
+
+    def _derive_coco_results(self, coco_eval: Any, task: str) -> dict[str, float]:
+        """Figures of one task in percent, logged as tables; NaN where there is none."""
+        suffix = "" if self.mode is None else f" [{self.mode}]"
+        if coco_eval is None:
+            self._logger.warning("No predictions from the model!")
+            results = dict.fromkeys(METRICS, float("nan"))
+            self._log_metrics(task, suffix, results)
+            return results
+        # (IoU thresholds, recalls, classes in the order of their dataset ids, areas, 1)
+        precision = coco_eval.eval["precision"]
+        params = coco_eval.params
+        results = {}
+        for name, (threshold, area) in METRICS.items():
+            chosen = precision[..., params.areaRngLbl.index(area), -1]
+            if threshold is not None:
+                chosen = chosen[np.isclose(params.iouThrs, threshold)]
+            results[name] = _mean_percent(chosen)
+        self._log_metrics(task, suffix, results)
+        columns = {category: column for column, category in enumerate(params.catIds)}
+        per_class = {
+            name: _mean_percent(precision[:, :, columns[category], 0, -1])
+            for name, category in zip(self._class_names(), self._category_ids(), strict=True)
+        }
+        self._logger.info("Per-category %s AP%s:\n%s", task, suffix, _per_class_table(per_class))
+        return results | {f"AP-{name}": value for name, value in per_class.items()}
+
+    def _log_metrics(self, task: str, suffix: str, results: dict[str, float]) -> None:
+        table = create_small_table(results)
+        self._logger.info("Evaluation results for %s%s:\n%s", task, suffix, table)
+        if any(np.isnan(value) for value in results.values()):
+            self._logger.info("nan: nothing to measure (no ground truth of that size or class).")
+
+
+def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
+    """Predictions of one image as COCO result records.
+
+    Args:
+        instances: on the CPU, in the frame of the original image: `pred_boxes`, `scores`,
+            `pred_classes`, and where there are any `pred_masks` (N, H, W) and `pred_points`
+            (N, 2) x, y in pixels.
+
+    Returns:
+        one dict an instance: `image_id`, `category_id` (as in `pred_classes`), `bbox` [x, y, w, h],
+        `score`, and `segmentation` (compressed RLE, `counts` as str) and `point` [x, y].
+    """
+    if len(instances) == 0:
+        return []
+    boxes = instances.pred_boxes.tensor.numpy()
+    boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    fields: dict[str, list[Any]] = {
+        "category_id": instances.pred_classes.tolist(),
+        "bbox": boxes,
+        "score": instances.scores.tolist(),
+    }
+    if instances.has("pred_masks"):
+        fields["segmentation"] = _encode_masks(instances.pred_masks)
+    if instances.has("pred_points"):
+        fields["point"] = instances.pred_points.tolist()
+    return [
+        {"image_id": img_id} | dict(zip(fields, values, strict=True))
+        for values in zip(*fields.values(), strict=True)
+    ]
+
+
+def _encode_masks(masks: torch.Tensor) -> list[dict[str, Any]]:
+    """(N, H, W) binary masks -> RLE dicts, in one call."""
+    # COCO's encoder reads (H, W, N) in column order.
+    rles = mask_util.encode(np.asfortranarray(masks.numpy().astype(np.uint8).transpose(1, 2, 0)))
+    for rle in rles:
+        rle["counts"] = rle["counts"].decode("ascii")  # bytes do not go into JSON
+    return rles
+
+
+def _mean_percent(precision: np.ndarray) -> float:
+    """Mean of what COCOeval measured (-1 marks the rest) in percent, NaN where it is nothing."""
+    measured = precision[precision > -1]
+    return float(measured.mean() * 100) if measured.size else float("nan")
+
+
+def _max_dets(limit: int | Sequence[int] | None) -> int:
+    limit = DEFAULT_MAX_DETS if limit is None else limit
+    limit = limit if isinstance(limit, int) else max(limit)
+    if limit < 1:
+        raise ValueError(f"max_dets_per_image={limit}; expected at least 1")
+    return limit
+
+
+def _per_class_table(per_class: dict[str, float]) -> str:
+    cells = list(itertools.chain(*per_class.items()))
+    columns = min(_TABLE_COLUMNS, len(cells))
+    rows = itertools.zip_longest(*(cells[start::columns] for start in range(columns)))
+    headers = ["category", "AP"] * (columns // 2)
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
+
+
+def _load_ground_truth(json_file: str) -> COCO:
+    """The file as a COCO object, completed where pycocotools insists on optional fields."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco_api = COCO(json_file)
+    annotations = coco_api.dataset.get("annotations", [])
+    # COCOeval marks an unmatched detection by id 0, so an annotation of that id would never match.
+    renumber = any(annotation["id"] == 0 for annotation in annotations)
+    for number, annotation in enumerate(annotations, start=1):
+        annotation.setdefault("iscrowd", 0)
+        if renumber:
+            annotation["id"] = number
+        if "area" not in annotation and "segmentation" in annotation:
+            annotation["area"] = float(mask_util.area(coco_api.annToRLE(annotation)))
+        elif "area" not in annotation and "bbox" in annotation:
+            annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
+    if renumber:
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco_api.createIndex()
+    return coco_api
+
+
+def _check_ground_truth(coco_gt: COCO, task: str) -> None:
+    field = {"bbox": "bbox", "segm": "segmentation"}[task]
+    missing = [a["id"] for a in coco_gt.dataset["annotations"] if field not in a]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} annotations of the ground truth have no {field!r} (the first has id "
+            f"{missing[0]}): {task} AP cannot be measured. Evaluate on a full file."
+        )
+
+
+def _evaluate_predictions_on_coco(
+    coco_gt: COCO,
+    coco_results: list[dict[str, Any]],
+    iou_type: str,
+    *,
+    use_fast_impl: bool,
+    img_ids: Sequence[int] | None,
+    max_dets_per_image: int,
+) -> Any:
+    """The COCOeval object of one task, accumulated; `coco_results` has at least one record."""
+    _check_ground_truth(coco_gt, iou_type)
+    # Copies: loadRes writes into the records. Without boxes where masks are judged: pycocotools
+    # would else take the boxes' areas for the masks'.
+    dropped = {"bbox"} if iou_type == "segm" else set()
+    records = [{k: v for k, v in r.items() if k not in dropped} for r in coco_results]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco_dt = coco_gt.loadRes(records)
+        coco_eval = (COCOeval_opt if use_fast_impl else COCOeval)(coco_gt, coco_dt, iou_type)
+        coco_eval.params.maxDets = [max_dets_per_image]
+        if img_ids is not None:
+            coco_eval.params.imgIds = list(img_ids)
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    return coco_eval
