@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["VisImage"]
 
 _SHIFT = 4  # OpenCV's fixed-point coordinates: 1/16 of a pixel
-# lengths of stroke, gap, stroke, gap in line widths, for matplotlib's line style names
+# Lengths of stroke, gap, stroke, gap in line widths, by matplotlib's names of line styles; round
+# line ends take about one and a half widths of each gap.
 _DASHES: dict[str, tuple[float, ...]] = {
     "-": (),
-    "--": (4.0, 2.0),
-    "-.": (6.0, 2.0, 1.0, 2.0),
-    ":": (1.0, 2.0),
+    "--": (4.0, 4.0),
+    "-.": (6.0, 4.0, 1.0, 4.0),
+    ":": (1.0, 4.0),
 }
 
 
