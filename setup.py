@@ -21,7 +21,7 @@ INSTALL_REQUIRES = [
     "tensorboard>=2.12",
     "cloudpickle>=2.2",
     "matplotlib>=3.7",
-    "gdown>=5.0",
+    "gdown>=6.0",
     "defusedxml>=0.7",
 ]
 DEV_REQUIRES = ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.6", "pre-commit>=3.3"]
