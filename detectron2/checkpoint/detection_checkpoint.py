@@ -195,8 +195,8 @@ class DetectionCheckpointer(Checkpointer):
             missing=incompatible.missing_keys,
             unexpected=incompatible.unexpected_keys,
             mismatched=incompatible.incorrect_shapes,
+            num_model_tensors=len(model_names),
             loaded=[name for name in weights if name in model_names],
-            model_names=list(model_names),
         )
         return incompatible
 

@@ -16,14 +16,14 @@ class LoadReport:
     mismatched: (name, shape in the file, shape in the model) of what was not loaded for its shape.
     loaded: tensors that the file gave. A model may fill some that are not in the file without their
         being missing, as frozen normalisations do with a mean of 0 and a variance of 1.
-    model_names: all tensors of the model.
+    num_model_tensors: of all tensors of the model.
     """
 
     missing: list[str]
     unexpected: list[str]
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    num_model_tensors: int
     loaded: list[str] = field(repr=False)
-    model_names: list[str] = field(repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -31,13 +31,14 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} of the model's {len(self.model_names)} tensors were loaded."]
+        lines = [f"{len(self.loaded)} of the model's {self.num_model_tensors} tensors were loaded."]
+        misshapen = [name for name, _, _ in self.mismatched]
         if self.missing:
             lines.append("Missing in the file, so they keep their initial values:")
-            lines += _indent(collapse_names(self.missing, self.model_names))
+            lines += _indent(collapse_names(self.missing, [*self.loaded, *misshapen]))
         if self.unexpected:
             lines.append("In the file but not in the model, so they are not used:")
-            lines += _indent(collapse_names(self.unexpected, [*self.loaded, *self.unexpected]))
+            lines += _indent(collapse_names(self.unexpected, [*self.loaded, *misshapen]))
         if self.mismatched:
             lines.append("Of another shape in the file, so they keep their initial values:")
             lines += _indent(
@@ -51,16 +52,15 @@ def _indent(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def collapse_names(names: Iterable[str], universe: Iterable[str]) -> list[str]:
-    """Names, sorted, with `module.* (n tensors)` in place of all n names below a module.
+def collapse_names(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Names, sorted, with `module.* (n tensors)` in place of n names that are all of a module.
 
     Args:
         names: dotted names to list.
-        universe: all names, which tell whether a module is listed as a whole.
+        others: names that are not to be listed; a module that holds one is not listed as a whole.
     """
     names = sorted(names)
-    listed = set(names)
-    partly_listed = {prefix for name in universe if name not in listed for prefix in _parents(name)}
+    partly_listed = {prefix for name in others for prefix in _parents(name)}
     count: Counter[str] = Counter()
     for name in names:
         whole = next((p for p in _parents(name) if p not in partly_listed), None)

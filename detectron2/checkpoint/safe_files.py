@@ -39,7 +39,7 @@ for _core in ("numpy.core", "numpy._core"):
     ALLOWED_GLOBALS[(f"{_core}.multiarray", "scalar")] = _RECONSTRUCT_SCALAR
     ALLOWED_GLOBALS[(f"{_core}.numeric", "_frombuffer")] = _RECONSTRUCT_BUFFER
 for _builtins in ("builtins", "__builtin__"):
-    for _type in (set, frozenset, bytearray, complex):
+    for _type in (set, frozenset, bytes, bytearray, complex):
         ALLOWED_GLOBALS[(_builtins, _type.__name__)] = _type
 
 

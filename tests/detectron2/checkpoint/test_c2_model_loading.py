@@ -1,0 +1,142 @@
+"""Names of other projects and matching by endings."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from detectron2.checkpoint.c2_model_loading import (
+    align_and_update_state_dicts,
+    convert_basic_c2_names,
+    convert_c2_detectron_names,
+    convert_torchvision_names,
+    is_torchvision_resnet,
+    rename_by_ending,
+)
+from detectron2.modeling import ResNet
+from detectron2.modeling.backbone import BasicStem
+
+
+def complex_model() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A model, and weights whose names lack the outermost module of some."""
+    model = nn.Module()
+    model.block1 = nn.Module()
+    model.block1.layer1 = nn.Linear(2, 3)
+    model.layer2 = nn.Linear(3, 2)
+    model.res = nn.Module()
+    model.res.layer2 = nn.Linear(3, 2)
+    weights = {}
+    for name, shape in [("layer1", (3, 2)), ("layer2", (2, 3)), ("res.layer2", (2, 3))]:
+        weights[f"{name}.weight"] = torch.rand(shape)
+        weights[f"{name}.bias"] = torch.rand(shape[0])
+    return model, weights
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_weights_go_to_the_names_that_end_like_theirs(parallel):
+    model, weights = complex_model()
+    if parallel:
+        model = nn.DataParallel(model)
+    own = model.state_dict()
+    model.load_state_dict(align_and_update_state_dicts(own, weights))
+    prefix = "module." if parallel else ""
+    assert torch.equal(own[f"{prefix}block1.layer1.weight"], weights["layer1.weight"])
+    assert torch.equal(own[f"{prefix}layer2.bias"], weights["layer2.bias"])
+    assert torch.equal(own[f"{prefix}res.layer2.weight"], weights["res.layer2.weight"])
+    assert own[f"{prefix}layer2.weight"].data_ptr() != weights["layer2.weight"].data_ptr()
+
+
+def test_endings_are_whole_parts():
+    assert rename_by_ending(["layer.weight"], ["mylayer.weight"]) == {}
+    assert rename_by_ending(["b.w", "a.b.w"], ["x.a.b.w", "x.c.b.w"]) == {
+        "a.b.w": "x.a.b.w",
+        "b.w": "x.c.b.w",
+    }
+
+
+def test_unclear_endings_are_an_error():
+    with pytest.raises(ValueError, match="layer.weight in the checkpoint fits both a.layer.weight"):
+        rename_by_ending(["layer.weight"], ["a.layer.weight", "b.layer.weight"])
+
+
+def test_other_shapes_and_unknown_names(caplog):
+    model = {"a.weight": torch.zeros(2), "a.bias": torch.zeros(2)}
+    weights = {"weight": torch.ones(3), "bias": torch.ones(2), "extra": torch.ones(1)}
+    got = align_and_update_state_dicts(model, weights, c2_conversion=False)
+    assert set(got) == {"a.bias", "extra"}
+    assert "weight is (3,) in the checkpoint, but a.weight in the model is (2,)" in caplog.text
+
+
+C2_NAMES = {
+    "conv1_w": "stem.conv1.weight",
+    "conv1_b": "stem.conv1.bias",
+    "conv1_bn_s": "stem.conv1.norm.weight",
+    "res_conv1_bn_s": "stem.conv1.norm.weight",
+    "res_conv1_bn_b": "stem.conv1.norm.bias",
+    "res2_0_branch1_w": "res2.0.shortcut.weight",
+    "res2_0_branch1_bn_s": "res2.0.shortcut.norm.weight",
+    "res2_0_branch2a_w": "res2.0.conv1.weight",
+    "res3_12_branch2b_bn_b": "res3.12.conv2.norm.bias",
+    "res5_2_branch2c_bn_rm": "res5.2.conv3.norm.running_mean",
+    "res5_2_branch2c_bn_riv": "res5.2.conv3.norm.running_var",
+    "res5_2_branch2c_bn_running_mean": "res5.2.conv3.norm.running_mean",
+    "res5_2_branch2c_bn_running_var": "res5.2.conv3.norm.running_var",
+    "res5_2_branch2c_bn_gamma": "res5.2.conv3.norm.weight",
+    "res5_2_branch2c_bn_beta": "res5.2.conv3.norm.bias",
+    "res4_1_branch2a_gn_s": "res4.1.conv1.norm.weight",
+    "res4_1_branch2a_gn_b": "res4.1.conv1.norm.bias",
+    "pred_w": "linear.weight",
+    "pred_b": "linear.bias",
+}
+C2_DETECTOR_NAMES = {
+    "conv_rpn_w": "proposal_generator.rpn_head.conv.weight",
+    "conv_rpn_fpn2_b": "proposal_generator.rpn_head.conv.bias",
+    "rpn_bbox_pred_w": "proposal_generator.rpn_head.anchor_deltas.weight",
+    "rpn_cls_logits_fpn2_w": "proposal_generator.rpn_head.objectness_logits.weight",
+    "fc6_w": "box_head.fc1.weight",
+    "fc7_b": "box_head.fc2.bias",
+    "head_conv3_gn_s": "box_head.conv3.norm.weight",
+    "fpn_inner_res5_2_sum_w": "fpn_lateral5.weight",
+    "fpn_inner_res2_2_sum_lateral_b": "fpn_lateral2.bias",
+    "fpn_inner_res4_5_sum_lateral_gn_s": "fpn_lateral4.norm.weight",
+    "fpn_res3_3_sum_w": "fpn_output3.weight",
+    "fpn_res3_3_sum_gn_b": "fpn_output3.norm.bias",
+    "_[mask]_fcn1_w": "mask_head.mask_fcn1.weight",
+    "conv5_mask_b": "mask_head.deconv.bias",
+}
+
+
+def test_caffe2_names():
+    assert convert_basic_c2_names(C2_NAMES) == list(C2_NAMES.values())
+    weights = {name: torch.rand(1) for name in C2_DETECTOR_NAMES}
+    converted, original = convert_c2_detectron_names(weights)
+    assert original == {new: old for old, new in C2_DETECTOR_NAMES.items()}
+    for new, old in original.items():
+        assert torch.equal(converted[new], weights[old])
+
+
+def test_caffe2_background_class_moves():
+    weights = {
+        "cls_score_w": torch.arange(3.0)[:, None],
+        "bbox_pred_b": torch.arange(12.0),
+        "mask_fcn_logits_w": torch.arange(3.0),
+    }
+    converted, _ = convert_c2_detectron_names(weights)
+    assert converted["cls_score.weight"].flatten().tolist() == [1, 2, 0]
+    assert converted["bbox_pred.bias"].tolist() == list(range(4, 12))
+    assert converted["mask_head.predictor.weight"].tolist() == [1, 2]
+
+
+def test_two_caffe2_names_for_one_tensor_are_an_error():
+    with pytest.raises(ValueError, match=r"both mean stem\.conv1\.norm\.weight"):
+        convert_c2_detectron_names({"conv1_bn_s": torch.ones(1), "res_conv1_bn_s": torch.ones(1)})
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_torchvision_names_are_ours_after_conversion(depth):
+    theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=3).state_dict()
+    assert is_torchvision_resnet(theirs)
+    ours = ResNet(BasicStem(), ResNet.make_default_stages(depth), num_classes=3).state_dict()
+    assert not is_torchvision_resnet(ours)
+    shapes = {k: v.shape for k, v in ours.items() if not k.endswith("num_batches_tracked")}
+    assert {k: v.shape for k, v in convert_torchvision_names(theirs).items()} == shapes
