@@ -11,21 +11,17 @@ _C.VERSION = 2  # of the key names; older files are upgraded while loading
 _C.OUTPUT_DIR = "./output"
 _C.SEED = -1  # negative: a different seed in each run
 _C.CUDNN_BENCHMARK = False
-_C.VIS_PERIOD = 0  # iterations between pictures in the event writers; 0: none
 
 _C.DATASETS = CN()
 _C.DATASETS.TRAIN = ()
 _C.DATASETS.TEST = ()
-_C.DATASETS.PROPOSAL_FILES_TRAIN = ()
-_C.DATASETS.PROPOSAL_FILES_TEST = ()
-_C.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN = 2000
-_C.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 1000
 
 _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.ASPECT_RATIO_GROUPING = True
 _C.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
 _C.DATALOADER.REPEAT_THRESHOLD = 0.0
+_C.DATALOADER.RANDOM_SUBSET_RATIO = 1.0  # of RandomSubsetTrainingSampler
 _C.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
 
 _C.INPUT = CN()
@@ -49,7 +45,6 @@ _C.MODEL.WEIGHTS = ""
 _C.MODEL.PIXEL_MEAN = [103.530, 116.280, 123.675]  # of ImageNet, in the order of INPUT.FORMAT
 _C.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]  # the MSRA weights hold the division by it
 _C.MODEL.MASK_ON = False
-_C.MODEL.LOAD_PROPOSALS = False
 
 _C.MODEL.BACKBONE = CN()
 _C.MODEL.BACKBONE.NAME = "build_resnet_backbone"
@@ -107,7 +102,6 @@ _C.SOLVER.AMP.ENABLED = False
 _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 0  # iterations; 0: only after the last one
 _C.TEST.EXPECTED_RESULTS = []  # of [task, metric, value, tolerance], checked after an evaluation
-_C.TEST.DETECTIONS_PER_IMAGE = 100
 _C.TEST.PRECISE_BN = CN()
 _C.TEST.PRECISE_BN.ENABLED = False
 _C.TEST.PRECISE_BN.NUM_ITER = 200

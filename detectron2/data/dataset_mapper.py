@@ -1,0 +1,154 @@
+"""Turn one dataset dict into what a model takes: read, augment, make tensors."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Boxes, Instances
+
+from . import detection_utils as utils
+from . import transforms as T
+
+__all__ = ["DatasetMapper"]
+
+
+class DatasetMapper:
+    """A callable from a dataset dict to a model's input dict.
+
+    Reads `file_name`, applies the same random transforms to the image and everything annotated in
+    it, and returns the dict with `image` (C, H, W) uint8 and, where annotations are kept,
+    `instances` (see `detection_utils.annotations_to_instances`) and `sem_seg` (H, W) int64.
+    `height` and `width` stay those of the file.
+
+    Crowd annotations are always left out. In training, instances of which the transforms leave
+    nothing are dropped: empty boxes or masks, and points without a mask that were cropped off.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        instance_mask_format: str = "polygon",
+        precomputed_proposal_topk: int | None = None,
+        recompute_boxes: bool = False,
+        keep_annotations: bool = False,
+    ):
+        """
+        Args:
+            augmentations: applied in order.
+            image_format: see `detection_utils.read_image`.
+            use_instance_mask: make `gt_masks`; False ignores segmentations.
+            instance_mask_format: "polygon" or "bitmask".
+            precomputed_proposal_topk: how many proposals to keep of a dict that holds them; None:
+                ignore them.
+            recompute_boxes: take boxes from the transformed masks, which are tighter after crops.
+            keep_annotations: make `instances` although `is_train` is False, for models that need
+                points or for checking predictions; then none is dropped but crowds.
+        """
+        if recompute_boxes and not use_instance_mask:
+            raise ValueError("recompute_boxes=True needs use_instance_mask=True")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.proposal_topk = precomputed_proposal_topk
+        self.recompute_boxes = recompute_boxes
+        self.keep_annotations = keep_annotations
+        mode = "training" if is_train else "inference"
+        logging.getLogger(__name__).info(
+            "[DatasetMapper] Augmentations used in %s: %s", mode, self.augmentations
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Constructor arguments from INPUT.* and MODEL.MASK_ON."""
+        augmentations = utils.build_augmentation(cfg, is_train)
+        crops = cfg.INPUT.CROP.ENABLED and is_train
+        if crops:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "recompute_boxes": crops and cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one dict in Detectron2's standard dataset format; it is not changed."""
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        sem_seg_file = dataset_dict.pop("sem_seg_file_name", None)
+        annotations = dataset_dict.pop("annotations", None)
+        wants_annotations = self.is_train or self.keep_annotations
+
+        sem_seg = None
+        if sem_seg_file is not None and wants_annotations:
+            sem_seg = utils.read_image(sem_seg_file, "L").squeeze(2)
+        aug_input = T.AugInput(image, sem_seg=sem_seg)
+        transforms = self.augmentations(aug_input)
+        size_hw = aug_input.image.shape[:2]
+
+        dataset_dict["image"] = torch.from_numpy(_channels_first(aug_input.image))
+        if aug_input.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(
+                dataset_dict, size_hw, transforms, proposal_topk=self.proposal_topk
+            )
+        if annotations is not None and wants_annotations:
+            kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
+            _clamp_points(kept, image.shape[:2])
+            dataset_dict["instances"] = self._make_instances(kept, transforms, size_hw)
+        return dataset_dict
+
+    def _make_instances(
+        self, annotations: list[dict], transforms: T.Transform, size_hw: tuple[int, int]
+    ) -> Instances:
+        unused = {"keypoints"} if self.use_instance_mask else {"keypoints", "segmentation"}
+        annotations = [
+            utils.transform_instance_annotations(
+                {key: value for key, value in annotation.items() if key not in unused},
+                transforms,
+                size_hw,
+            )
+            for annotation in annotations
+        ]
+        instances = utils.annotations_to_instances(
+            annotations, size_hw, mask_format=self.instance_mask_format
+        )
+        if self.recompute_boxes and instances.has("gt_masks"):
+            has_mask = instances.gt_masks.nonempty()[:, None]
+            tight, given = instances.gt_masks.get_bounding_boxes(), instances.gt_boxes
+            instances.gt_boxes = Boxes(torch.where(has_mask, tight.tensor, given.tensor))
+        return utils.filter_empty_instances(instances) if self.is_train else instances
+
+
+def _channels_first(image: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) -> (C, H, W), contiguous."""
+    planes = image[:, :, None] if image.ndim == 2 else image
+    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def _clamp_points(annotations: list[dict], size_hw: tuple[int, int]) -> None:
+    """Move points that label tools set on the outermost half pixels to these pixels' centres.
+
+    In pixel indices a pixel's area ends at index + 0.5, so a click at x = width lies outside by
+    half a pixel, and would after enlarging be lost as if it had been cropped off.
+    """
+    height, width = size_hw
+    for annotation in annotations:
+        if "point" in annotation:
+            annotation["point"] = np.clip(annotation["point"], 0, (width - 1, height - 1)).tolist()

@@ -1,0 +1,62 @@
+"""Names of datasets that need no registering.
+
+Their files are read only when asked for. All lie under the folder in the environment variable
+DETECTRON2_DATASETS, by default `datasets`.
+"""
+
+import os
+
+from .builtin_meta import bdd100k_metadata, coco_metadata
+from .coco import register_coco_instances
+
+__all__ = ["register_all_bdd100k", "register_all_coco"]
+
+_PERCENTAGES = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+_KINDS = (
+    "s",  # strong: full masks of that percentage of the images
+    "w",  # weak: the other images
+    "sw",  # strong, and pseudo labels for the others
+    "sw_refined",  # the same, refined by MaskRefineNet
+)
+_SUBSETS = tuple(f"{percent}p_{kind}" for percent in _PERCENTAGES for kind in _KINDS)
+
+_COCO_SPLITS = {  # dataset name: (image folder, annotation file), both below coco/
+    "coco_2014_train": ("train2014", "instances_train2014"),
+    "coco_2014_val": ("val2014", "instances_val2014"),
+    "coco_2014_minival": ("val2014", "instances_minival2014"),
+    "coco_2014_valminusminival": ("val2014", "instances_valminusminival2014"),
+    "coco_2017_train": ("train2017", "instances_train2017"),
+    "coco_2017_val": ("val2017", "instances_val2017"),
+    "coco_2017_test": ("test2017", "image_info_test2017"),
+    "coco_2017_test-dev": ("test2017", "image_info_test-dev2017"),
+    "coco_2017_val_100": ("val2017", "instances_val2017_100"),
+} | {
+    f"coco_2017_train_{subset}": ("train2017", f"instances_train2017_{subset}")
+    for subset in _SUBSETS
+}
+
+_BDD100K_SPLITS = {
+    f"bdd100k_{split}": (split.split("_")[0], f"bdd100k_ins_labels_{split}")
+    for split in ("train", "val", *(f"train_{subset}" for subset in _SUBSETS))
+}
+
+
+def register_all_coco(root: str) -> None:
+    """Register COCO's splits and PointWSSIS's subsets of train2017, in `root`/coco."""
+    _register_all(os.path.join(root, "coco"), _COCO_SPLITS, coco_metadata())
+
+
+def register_all_bdd100k(root: str) -> None:
+    """Register BDD100K's splits and PointWSSIS's subsets of its training set, in `root`/BDD100K."""
+    _register_all(os.path.join(root, "BDD100K"), _BDD100K_SPLITS, bdd100k_metadata())
+
+
+def _register_all(folder: str, splits: dict[str, tuple[str, str]], metadata: dict) -> None:
+    for name, (images, annotations) in splits.items():
+        json_file = os.path.join(folder, "annotations", f"{annotations}.json")
+        register_coco_instances(name, metadata, json_file, os.path.join(folder, images))
+
+
+_ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+register_all_coco(_ROOT)
+register_all_bdd100k(_ROOT)

@@ -1,0 +1,310 @@
+"""Read COCO-format instance annotations, and write datasets in that format.
+
+One extension: an annotation may have `"point": [x, y]` in pixel indices of the image (pixel i's
+centre is at i), and then needs neither `bbox` nor `segmentation` nor `area`.
+"""
+
+import json
+import logging
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pycocotools.mask as mask_util
+
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from .coco_writer import convert_to_coco_dict, convert_to_coco_json
+
+__all__ = [
+    "convert_to_coco_dict",
+    "convert_to_coco_json",
+    "load_coco_json",
+    "register_coco_instances",
+]
+
+_MIN_POLYGON_LENGTH = 6  # three corners
+_SHOWN_IDS = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class _InvalidAnnotation(ValueError):
+    """One annotation is wrong; `fault` says how in general, `detail` what was given."""
+
+    def __init__(self, fault: str, detail: str):
+        super().__init__(f"{fault}: {detail}")
+        self.fault = fault
+
+
+def load_coco_json(
+    json_file: str,
+    image_root: str,
+    dataset_name: str | None = None,
+    extra_annotation_keys: Sequence[str] | None = None,
+    *,
+    skip_invalid: bool = False,
+) -> list[dict[str, Any]]:
+    """Load a COCO instance annotation file as dicts in Detectron2's standard dataset format.
+
+    Every image gets a dict, in order of image ids, with `file_name`, `height`, `width`, `image_id`
+    and `annotations` (maybe empty), which have `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
+    `segmentation` and `point` as far as the file does; RLEs come compressed.
+
+    Polygons of fewer than three corners are left out; an instance none of whose polygons is left is
+    left out, too, unless it has a point, and counted in a warning.
+
+    Args:
+        image_root: folder of the images.
+        dataset_name: puts `thing_classes` and `thing_dataset_id_to_contiguous_id` into the metadata
+            of that name, and maps category ids, in ascending order, to 0, 1, ... . None: category
+            ids stay those of the file.
+        extra_annotation_keys: further keys of annotations to take over, such as "id".
+        skip_invalid: leave out annotations that are not valid (unknown category, point outside the
+            image, id that occurred before, ...) and log how many and which ones; False: a
+            ValueError that names the file and the annotation.
+    """
+    content = _read_json(json_file)
+    images = _images_by_id(content, json_file)
+    category_ids = _load_categories(content, json_file, dataset_name)
+    annotations_of, faults = _annotations_by_image(content, images, json_file, skip_invalid)
+    reader = _AnnotationReader(category_ids, dataset_name is not None, extra_annotation_keys or ())
+
+    dataset_dicts = []
+    for image_id in sorted(images):
+        image = images[image_id]
+        record = {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image_id,
+            "annotations": [],
+        }
+        for annotation in annotations_of.get(image_id, ()):
+            try:
+                instance = reader.read(annotation, image)
+            except _InvalidAnnotation as error:
+                if not skip_invalid:
+                    raise ValueError(_message(json_file, annotation, error)) from error
+                faults[error.fault].append(annotation.get("id"))
+                continue
+            if instance is not None:
+                record["annotations"].append(instance)
+        dataset_dicts.append(record)
+    _log_faults(json_file, faults, reader.without_valid_polygon)
+    logger.info("Loaded %d images in COCO format from %s", len(images), json_file)
+    return dataset_dicts
+
+
+def _read_json(json_file: str) -> dict[str, Any]:
+    try:
+        with PathManager.open(json_file, "r") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"annotation file '{json_file}' does not exist. Builtin datasets are looked for below "
+            "the folder in the environment variable DETECTRON2_DATASETS (default: ./datasets)"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"annotation file '{json_file}' is not valid JSON ({error}); it may be cut off: fetch "
+            "or make it again"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(
+            f"'{json_file}' is not a COCO annotation file: it needs an object with the lists "
+            "'images', 'annotations' and 'categories'"
+        )
+    return content
+
+
+def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str, Any]]:
+    images: dict[Any, dict[str, Any]] = {}
+    for number, image in enumerate(content["images"]):
+        missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
+        if missing:
+            raise ValueError(f"'{json_file}': entry {number} of 'images' has no {missing}: {image}")
+        if image["id"] in images:
+            raise ValueError(f"'{json_file}': image id {image['id']} occurs twice in 'images'")
+        images[image["id"]] = image
+    return images
+
+
+def _load_categories(
+    content: dict[str, Any], json_file: str, dataset_name: str | None
+) -> dict[int, int] | None:
+    """Contiguous index by category id; None if the file lists no categories and needs none."""
+    categories = sorted(content.get("categories") or [], key=lambda category: category["id"])
+    index_of = {category["id"]: index for index, category in enumerate(categories)}
+    if len(index_of) < len(categories):
+        raise ValueError(f"'{json_file}': a category id occurs twice in 'categories'")
+    if dataset_name is None:
+        return index_of or None
+    if not index_of:
+        raise ValueError(f"'{json_file}' has no 'categories', which dataset '{dataset_name}' needs")
+    ids = list(index_of)
+    if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
+        logger.warning(
+            "Category ids in annotations are not in [1, #categories]! "
+            "They are mapped to 0, 1, ... in ascending order."
+        )
+    names = [category["name"] for category in categories]
+    metadata = MetadataCatalog.get(dataset_name)
+    known = metadata.get("thing_classes", names)
+    if known != names:
+        raise ValueError(
+            f"'{json_file}' has the categories {names}, but dataset '{dataset_name}' is known to "
+            f"have {known}. Register the file under a name of its own"
+        )
+    metadata.set(thing_classes=names, thing_dataset_id_to_contiguous_id=index_of)
+    return index_of
+
+
+def _annotations_by_image(
+    content: dict[str, Any], images: dict[Any, dict], json_file: str, skip_invalid: bool
+) -> tuple[dict[Any, list[dict]], dict[str, list]]:
+    """Annotations by image id, and the ids of those left out by what is wrong with them."""
+    by_image: dict[Any, list[dict]] = defaultdict(list)
+    faults: dict[str, list] = defaultdict(list)
+    # COCO's own minival file is known to hold ids twice
+    seen: set | None = None if "minival" in json_file else set()
+    num_unknown_images = 0
+    for number, annotation in enumerate(content.get("annotations", ())):
+        if "id" not in annotation or "image_id" not in annotation:
+            raise ValueError(
+                f"'{json_file}': entry {number} of 'annotations' needs 'id' and 'image_id', it has "
+                f"{sorted(annotation)}"
+            )
+        if annotation["image_id"] not in images:
+            num_unknown_images += 1
+            continue
+        if seen is not None and annotation["id"] in seen:
+            if not skip_invalid:
+                raise ValueError(
+                    f"Annotation ids in '{json_file}' are not unique! Annotation id "
+                    f"{annotation['id']} occurs more than once"
+                )
+            faults["id that occurred before"].append(annotation["id"])
+            continue
+        if seen is not None:
+            seen.add(annotation["id"])
+        by_image[annotation["image_id"]].append(annotation)
+    if num_unknown_images:
+        logger.warning(
+            "%s contains %d annotations, but only %d of them match to images in the file.",
+            json_file,
+            len(content["annotations"]),
+            len(content["annotations"]) - num_unknown_images,
+        )
+    return by_image, faults
+
+
+class _AnnotationReader:
+    """Turns annotations of one file into instances; counts those without a valid polygon."""
+
+    def __init__(self, index_of: dict[int, int] | None, maps_ids: bool, extra_keys: Sequence[str]):
+        self._index_of = index_of
+        self._maps_ids = maps_ids
+        self._keys = ("iscrowd", "bbox", "category_id", *extra_keys)
+        self.without_valid_polygon = 0
+
+    def read(self, annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
+        """The instance; None if it has no valid polygon. Raises `_InvalidAnnotation`."""
+        if annotation.get("ignore", 0) != 0:
+            raise _InvalidAnnotation("'ignore' is not supported", f"{annotation['ignore']}")
+        instance = {key: annotation[key] for key in self._keys if key in annotation}
+        instance["category_id"] = self._category(annotation.get("category_id"))
+        has_point = annotation.get("point") is not None
+        if has_point:
+            instance["point"] = _checked_point(annotation["point"], image)
+        if not instance.get("bbox"):
+            if "bbox" in instance and not has_point:
+                raise _InvalidAnnotation("empty 'bbox'", "COCO's is [x, y, width, height]")
+            instance.pop("bbox", None)
+        segmentation = annotation.get("segmentation")
+        if segmentation:
+            segmentation = _checked_segmentation(segmentation)
+            if segmentation:
+                instance["segmentation"] = segmentation
+            elif not has_point:
+                self.without_valid_polygon += 1
+                return None
+        if "bbox" in instance:
+            instance["bbox_mode"] = BoxMode.XYWH_ABS
+        elif not has_point and "segmentation" not in instance:
+            raise _InvalidAnnotation("none of 'bbox', 'segmentation' and 'point'", "needs one")
+        return instance
+
+    def _category(self, category_id: Any) -> Any:
+        if self._index_of is None:
+            return category_id
+        if category_id not in self._index_of:
+            raise _InvalidAnnotation("category_id not in 'categories'", f"{category_id}")
+        return self._index_of[category_id] if self._maps_ids else category_id
+
+
+def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
+    """[x, y] as floats, in the image: from 0 to its width and height."""
+    try:
+        x, y = (float(value) for value in point)
+    except (TypeError, ValueError) as error:
+        raise _InvalidAnnotation("'point' is not [x, y]", f"{point}") from error
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise _InvalidAnnotation("'point' is not finite", f"{point}")
+    if not (0 <= x <= image["width"] and 0 <= y <= image["height"]):
+        size = f"{image['width']} x {image['height']}"
+        raise _InvalidAnnotation("'point' outside the image", f"{point} in {size} (width x height)")
+    return [x, y]
+
+
+def _checked_segmentation(segmentation: Any) -> list | dict:
+    """Polygons of at least three corners (maybe none), or a compressed RLE."""
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return mask_util.frPyObjects(segmentation, *segmentation["size"])
+        return segmentation
+    return [p for p in segmentation if len(p) % 2 == 0 and len(p) >= _MIN_POLYGON_LENGTH]
+
+
+def _message(json_file: str, annotation: dict[str, Any], error: Exception) -> str:
+    return (
+        f"'{json_file}', annotation id {annotation['id']} (image id {annotation['image_id']}): "
+        f"{error}. Correct the file, or load it with skip_invalid=True"
+    )
+
+
+def _log_faults(json_file: str, faults: dict[str, list], without_valid_polygon: int) -> None:
+    if without_valid_polygon:
+        logger.warning(
+            "Filtered out %d instances without valid segmentation. There might be issues in your "
+            "dataset generation process: polygons need at least three corners.",
+            without_valid_polygon,
+        )
+    for fault, ids in faults.items():
+        logger.warning(
+            "%s: skipped %d annotations (%s), ids %s%s",
+            *(json_file, len(ids), fault, ", ".join(map(str, ids[:_SHOWN_IDS]))),
+            f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "",
+        )
+
+
+def register_coco_instances(
+    name: str, metadata: dict[str, Any], json_file: str, image_root: str
+) -> None:
+    """Register a COCO-format instance dataset; its files are read when it is first asked for.
+
+    Args:
+        metadata: further attributes for `MetadataCatalog`.
+        json_file: the annotation file.
+        image_root: the folder of the images.
+    """
+    for value in (name, json_file, image_root):
+        assert isinstance(value, str | os.PathLike), f"expected a name or a path, got {value!r}"
+    DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
+    )

@@ -1,0 +1,285 @@
+"""Deterministic transforms beside fvcore's. Coordinates are continuous: pixel i spans [i, i+1]."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from fvcore.transforms import transform as fvcore_transforms
+from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
+from PIL import Image
+from torch.nn import functional as F
+
+from .polygon_clip import clip_polygon
+
+__all__ = [
+    "ColorTransform",
+    "CropTransform",
+    "ExtentTransform",
+    "PILColorTransform",
+    "PadTransform",
+    "ResizeTransform",
+    "RotationTransform",
+]
+
+_TORCH_MODES = {
+    Image.NEAREST: ("nearest", None),
+    Image.BILINEAR: ("bilinear", False),
+    Image.BICUBIC: ("bicubic", False),
+}
+
+
+class CropTransform(fvcore_transforms.CropTransform):
+    """fvcore's crop; its polygons are cut at the border without needing shapely."""
+
+    def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
+        """Cut (N, 2) polygons to the window; one may give several pieces, or none."""
+        window = (self.x0, self.y0, self.x0 + self.w, self.y0 + self.h)
+        return [
+            self.apply_coords(piece)
+            for polygon in polygons
+            for piece in clip_polygon(polygon, *window)
+        ]
+
+    def inverse(self) -> Transform:
+        """Padding back to `orig_w` x `orig_h`, which must have been given."""
+        _require_original_size(self)
+        right, bottom = self.orig_w - self.x0 - self.w, self.orig_h - self.y0 - self.h
+        return PadTransform(self.x0, self.y0, right, bottom, orig_w=self.w, orig_h=self.h)
+
+
+class PadTransform(fvcore_transforms.PadTransform):
+    """fvcore's padding; its inverse is the crop above."""
+
+    def inverse(self) -> Transform:
+        """Cropping back to `orig_w` x `orig_h`, which must have been given."""
+        _require_original_size(self)
+        width, height = self.orig_w + self.x0 + self.x1, self.orig_h + self.y0 + self.y1
+        return CropTransform(self.x0, self.y0, self.orig_w, self.orig_h, width, height)
+
+
+def _require_original_size(transform: Transform) -> None:
+    assert transform.orig_w is not None and transform.orig_h is not None, (
+        f"{type(transform).__name__} can be inverted only if made with orig_w and orig_h"
+    )
+
+
+class ExtentTransform(Transform):
+    """Scale `src_rect` of the image, which may reach beyond it, to `output_size`."""
+
+    def __init__(
+        self,
+        src_rect: tuple[float, float, float, float],
+        output_size: tuple[int, int],
+        interp: int = Image.BILINEAR,
+        fill: int = 0,
+    ):
+        """
+        Args:
+            src_rect: x0, y0, x1, y1 in pixels of the input.
+            output_size: height, width.
+            interp: PIL's interpolation for images; masks always use nearest.
+            fill: value outside the input.
+        """
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same form at `output_size`."""
+        height, width = self.output_size
+        single_channel = img.ndim == 3 and img.shape[2] == 1
+        image = Image.fromarray(img[:, :, 0] if single_channel else img)
+        result = image.transform(
+            size=(width, height),
+            method=Image.EXTENT,
+            data=self.src_rect,
+            resample=self.interp if interp is None else interp,
+            fill=self.fill,
+        )
+        return np.asarray(result)[..., None] if single_channel else np.asarray(result)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y; float arrays come back as float32, as upstream's do."""
+        height, width = self.output_size
+        x0, y0, x1, y1 = self.src_rect
+        coords = coords.astype(np.float32)
+        coords[:, 0] = (coords[:, 0] - x0) * (width / (x1 - x0))
+        coords[:, 1] = (coords[:, 1] - y0) * (height / (y1 - y0))
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Label map (H, W) -> (output height, output width), nearest."""
+        return self.apply_image(segmentation, interp=Image.NEAREST)
+
+
+class ResizeTransform(Transform):
+    """Resize from (h, w) to (new_h, new_w): PIL for uint8 (antialiased), torch for other types."""
+
+    def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None):
+        super().__init__()
+        if interp is None:
+            interp = Image.BILINEAR
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(h, w), (h, w, C) -> (new_h, new_w[, C]) of the same dtype."""
+        if img.shape[:2] != (self.h, self.w):
+            raise ValueError(f"{self} was made for images of {self.h, self.w}, got {img.shape[:2]}")
+        interp = self.interp if interp is None else interp
+        if img.dtype == np.uint8 and (img.ndim == 2 or img.shape[2] in (1, 3, 4)):
+            single_channel = img.ndim == 3 and img.shape[2] == 1
+            image = Image.fromarray(img[:, :, 0] if single_channel else img)
+            result = np.asarray(image.resize((self.new_w, self.new_h), interp))
+            return result[:, :, None] if single_channel else result
+        return self._resize_by_torch(img, interp)
+
+    def _resize_by_torch(self, img: np.ndarray, interp: int) -> np.ndarray:
+        if interp not in _TORCH_MODES:
+            raise ValueError(
+                f"interpolation {interp} is not available for {img.dtype} images of shape "
+                f"{img.shape}; use PIL's NEAREST, BILINEAR or BICUBIC"
+            )
+        mode, align_corners = _TORCH_MODES[interp]
+        planes = img[:, :, None] if img.ndim == 2 else img
+        dtype = img.dtype if img.dtype in (np.float32, np.float64) else np.float64
+        tensor = torch.from_numpy(np.ascontiguousarray(planes.transpose(2, 0, 1), dtype=dtype))
+        resized = F.interpolate(
+            tensor[None], (self.new_h, self.new_w), mode=mode, align_corners=align_corners
+        )
+        result = resized[0].permute(1, 2, 0).numpy().astype(img.dtype)
+        return result[:, :, 0] if img.ndim == 2 else result
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y, changed in place as fvcore's transforms do: integer arrays are truncated."""
+        coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)
+        coords[:, 1] = coords[:, 1] * (self.new_h * 1.0 / self.h)
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Label map or mask (h, w) -> (new_h, new_w), nearest."""
+        return self.apply_image(segmentation, interp=Image.NEAREST)
+
+    def inverse(self) -> Transform:
+        """Resize back."""
+        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
+
+
+class RotationTransform(Transform):
+    """Rotate by `angle` degrees, anticlockwise on screen, about `center`."""
+
+    def __init__(
+        self,
+        h: int,
+        w: int,
+        angle: float,
+        expand: bool = True,
+        center: tuple[float, float] | None = None,
+        interp: int | None = None,
+    ):
+        """
+        Args:
+            h, w: size of the input image.
+            expand: enlarge the output so that it holds the whole rotated image; the centre then
+                does not matter, since it only moves the result.
+            center: x, y in continuous coordinates; None: the image's centre.
+            interp: OpenCV's interpolation for images, by default linear.
+        """
+        super().__init__()
+        image_center = np.array((w / 2, h / 2))
+        if center is None:
+            center = image_center
+        if interp is None:
+            interp = cv2.INTER_LINEAR
+        radians = np.deg2rad(angle)
+        cos, sin = abs(np.cos(radians)), abs(np.sin(radians))
+        bound_w, bound_h = w, h
+        if expand:
+            bound_w, bound_h = np.rint([h * sin + w * cos, h * cos + w * sin]).astype(int)
+        self._set_attributes(
+            dict(h=h, w=w, angle=angle, expand=expand, center=center, interp=interp)
+            | dict(image_center=image_center, bound_w=int(bound_w), bound_h=int(bound_h))
+        )
+        self.rm_coords = self._rotation_matrix(offset=0.0)
+        # OpenCV's coordinates are pixel indices: a pixel's centre is at i, not at i + 0.5
+        self.rm_image = self._rotation_matrix(offset=-0.5)
+
+    def _rotation_matrix(self, offset: float) -> np.ndarray:
+        """(2, 3) affine matrix in a frame whose coordinates are the continuous ones + offset."""
+        center = tuple(float(c) + offset for c in self.center)
+        matrix = cv2.getRotationMatrix2D(center, self.angle, 1)
+        if self.expand:
+            rotated_center = matrix @ np.append(self.image_center + offset, 1.0)
+            matrix[:, 2] += np.array([self.bound_w / 2, self.bound_h / 2]) + offset - rotated_center
+        return matrix
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(h, w[, C]) -> (bound_h, bound_w[, C]); what lies outside the input is 0."""
+        if len(img) == 0 or self.angle % 360 == 0:
+            return img
+        if img.shape[:2] != (self.h, self.w):
+            raise ValueError(f"{self} was made for images of {self.h, self.w}, got {img.shape[:2]}")
+        interp = self.interp if interp is None else interp
+        source = img.astype(np.uint8) if img.dtype == bool else img
+        size = (self.bound_w, self.bound_h)
+        result = cv2.warpAffine(np.ascontiguousarray(source), self.rm_image, size, flags=interp)
+        result = result[:, :, None] if img.ndim == 3 and result.ndim == 2 else result
+        return result.astype(img.dtype, copy=False)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y -> rotated (N, 2)."""
+        coords = np.asarray(coords, dtype=float)
+        if len(coords) == 0 or self.angle % 360 == 0:
+            return coords
+        return coords @ self.rm_coords[:, :2].T + self.rm_coords[:, 2]
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Label map or mask (h, w) -> (bound_h, bound_w), nearest."""
+        return self.apply_image(segmentation, interp=cv2.INTER_NEAREST)
+
+    def inverse(self) -> Transform:
+        """Rotate back and crop what the two enlargements added; only where `expand` is True."""
+        if not self.expand:
+            raise NotImplementedError(
+                "a rotation with expand=False loses the image's corners, so it has no inverse; "
+                "make it with expand=True"
+            )
+        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
+        left, top = (back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2
+        return TransformList([back, CropTransform(left, top, self.w, self.h)])
+
+
+class ColorTransform(Transform):
+    """Change pixel values by any function of the image; the geometry stays."""
+
+    def __init__(self, op: Callable[[np.ndarray], np.ndarray]):
+        if not callable(op):
+            raise ValueError(f"op={op!r}; expected a function from image to image")
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """The function's result."""
+        return self.op(img)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Unchanged."""
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Unchanged."""
+        return segmentation
+
+    def inverse(self) -> Transform:
+        """No change of geometry to undo."""
+        return NoOpTransform()
+
+
+class PILColorTransform(ColorTransform):
+    """A `ColorTransform` whose function takes and gives PIL images."""
+
+    def __init__(self, op: Callable[[Image.Image], Image.Image]):
+        super().__init__(op)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """(H, W, C) uint8 -> the function's result as an array."""
+        return np.asarray(self.op(Image.fromarray(img)))
