@@ -10,12 +10,17 @@ from collections.abc import Callable
 
 __all__ = ["UPSTREAM_KEYS", "DroppedKeys", "is_upstream_key", "unknown_key_message"]
 
-# node: names of its values
+# Dotted name of a node ("" is the root): names of its values.
 _NAMES_BY_NODE = {
+    "": "VIS_PERIOD",
+    "DATASETS": (
+        "PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN "
+        "PROPOSAL_FILES_TEST PROPOSAL_FILES_TRAIN"
+    ),
     "GLOBAL": "HACK",
     "INPUT": "HFLIP_TRAIN IS_ROTATE",
     "INPUT.CROP": "CROP_INSTANCE",
-    "MODEL": "FCPOSE_ON KEYPOINT_ON MOBILENET",
+    "MODEL": "FCPOSE_ON KEYPOINT_ON LOAD_PROPOSALS MOBILENET",
     "MODEL.ANCHOR_GENERATOR": "ANGLES ASPECT_RATIOS NAME OFFSET SIZES",
     "MODEL.BACKBONE": "ANTI_ALIAS",
     "MODEL.BASIS_MODULE": (
@@ -115,7 +120,7 @@ _NAMES_BY_NODE = {
     "MODEL.SOLOV2.LOSS": "DICE_WEIGHT FOCAL_ALPHA FOCAL_GAMMA FOCAL_USE_SIGMOID FOCAL_WEIGHT",
     "MODEL.TOP_MODULE": "DIM NAME",
     "MODEL.VOVNET": "BACKBONE_OUT_CHANNELS CONV_BODY NORM OUT_CHANNELS OUT_FEATURES",
-    "TEST": "KEYPOINT_OKS_SIGMAS",
+    "TEST": "DETECTIONS_PER_IMAGE KEYPOINT_OKS_SIGMAS",
     "TEST.AUG": "ENABLED FLIP MAX_SIZE MIN_SIZES",
 }
 UPSTREAM_KEYS = {node: frozenset(names.split()) for node, names in _NAMES_BY_NODE.items()}
@@ -129,13 +134,17 @@ def is_upstream_key(name: str) -> bool:
 
 def unknown_key_message(name: str, source: str, known_names: list[str]) -> str:
     """What a person who wrote an unknown key needs to read, with the most similar known names."""
-    upstream = [f"{node}.{key}" for node, keys in UPSTREAM_KEYS.items() for key in keys]
+    upstream = [_join(node, key) for node, keys in UPSTREAM_KEYS.items() for key in keys]
     last = name.rpartition(".")[2]
     same_last = [known for known in known_names if known.rpartition(".")[2] == last]
     similar = difflib.get_close_matches(name, same_last, n=1, cutoff=0)
     similar = similar or difflib.get_close_matches(name, [*known_names, *upstream], n=2)
     hint = f". Did you mean {' or '.join(similar)}?" if similar else ""
     return f"Non-existent config key: {name} (in {source}){hint}"
+
+
+def _join(node: str, key: str) -> str:
+    return f"{node}.{key}" if node else key
 
 
 class DroppedKeys:
@@ -163,8 +172,8 @@ class DroppedKeys:
             by_node.setdefault(node, set()).add(key)
         shown: list[str] = []
         for node, keys in by_node.items():
-            is_whole = keys == UPSTREAM_KEYS.get(node) and not self._has_node(node)
-            shown += [f"{node}.*"] if is_whole else [f"{node}.{key}" for key in sorted(keys)]
+            is_whole = node and keys == UPSTREAM_KEYS.get(node) and not self._has_node(node)
+            shown += [f"{node}.*"] if is_whole else [_join(node, key) for key in sorted(keys)]
         logging.getLogger(__name__).warning(
             "%d config keys in %s have no effect here and were dropped: %s",
             *(len(self._names), self.source, ", ".join(shown)),
