@@ -17,8 +17,8 @@ from .grids import MASK_STRIDE, PyramidGrids
 from .nms import mask_nms, matrix_nms
 
 NMS_TYPES = ("matrix", "mask")
-# Mask pixels handled at a time: on a CPU what fits its cache, elsewhere a bound on memory.
-CHUNK_PIXELS_CPU = 2**20
+# Mask pixels handled at a time, a bound on memory (larger was slower on a CPU).
+CHUNK_PIXELS_CPU = 2**22
 CHUNK_PIXELS_GPU = 2**26
 
 # Why a prompt made no mask, in the order in which candidates are dropped.
@@ -78,9 +78,9 @@ class Candidates:
         return len(self.scores)
 
 
-def mask_probabilities(kernels: Tensor, feature: Tensor) -> Tensor:
+def mask_probabilities(kernels: Tensor, feature: Tensor, out: Tensor | None = None) -> Tensor:
     """Masks (N, HW) of kernels (N, K) on a mask feature (K, HW), in [0, 1]."""
-    return (kernels @ feature).sigmoid_()
+    return torch.mm(kernels, feature, out=out).sigmoid_()
 
 
 def chunk_rows(num_pixels: int, device: torch.device) -> int:
@@ -98,12 +98,13 @@ def areas_and_maskness(kernels: Tensor, feature: Tensor, threshold: float) -> tu
         kernels: (N, K).  feature: (K, HW).
     """
     areas, sums = [], []
-    for chunk in kernels.split(chunk_rows(feature.shape[1], feature.device)):
-        inside = F.threshold_(mask_probabilities(chunk, feature), threshold, 0.0)
+    rows = chunk_rows(feature.shape[1], feature.device)
+    buffer = feature.new_empty(min(rows, len(kernels)), feature.shape[1])
+    for chunk in kernels.split(rows):
+        probabilities = mask_probabilities(chunk, feature, out=buffer[: len(chunk)])
+        inside = F.threshold_(probabilities, threshold, 0.0)
         sums.append(inside.sum(dim=1))
         areas.append(inside.gt_(0).sum(dim=1))  # ones add up exactly in float32
-    if not areas:
-        return kernels.new_zeros(0), kernels.new_zeros(0)
     area = torch.cat(areas)
     return area, torch.cat(sums) / area.clamp(min=1)
 
@@ -202,6 +203,8 @@ def enlarge(
     masks = torch.zeros(
         len(probabilities), *output_size_hw, dtype=torch.bool, device=probabilities.device
     )
+    if len(masks) == 0:
+        return masks
     num_pixels = max(size[0] * size[1], output_size_hw[0] * output_size_hw[1])
     rows = chunk_rows(num_pixels, probabilities.device)
     for chunk, output in zip(probabilities.split(rows), masks.split(rows), strict=True):

@@ -152,8 +152,12 @@ class SOLOv2(nn.Module):
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
-            targets = self.targets(batched_inputs, images)
-            return self.losses(images, targets)
+            return self.losses(images, self.targets(batched_inputs, images))
+        return self.inference(batched_inputs, images)
+
+    @torch.no_grad()
+    def inference(self, batched_inputs: list[dict], images: ImageList) -> list[dict]:
+        """Results of a batch; see `forward`."""
         prompts = None
         if self.prompt != "none":  # read first: bad input fails before the expensive part
             prompts = [read_prompts(x, self.prompt, self.device) for x in batched_inputs]
