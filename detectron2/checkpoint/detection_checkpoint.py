@@ -97,16 +97,22 @@ class DetectionCheckpointer(Checkpointer):
 
         atomic_write(os.path.join(self.save_dir, "last_checkpoint"), write)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from; the main process decides for all."""
+        has = super().has_checkpoint()
+        # Other machines may not see the main one's folder.
+        return comm.all_gather(has)[0] if self._loads_together else has
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Go on from the last checkpoint of `save_dir`, or load the model alone from `path`.
 
         Args:
             path: see `load`; used if `resume` is False or there is no last checkpoint.
         """
-        last = self.get_checkpoint_file() if resume and self.has_checkpoint() else ""
-        if self._loads_together:
-            last = comm.all_gather(last)[0]  # other machines may not see the main one's folder
-        return self.load(last) if last else self.load(path, checkpointables=[])
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        last = self.get_checkpoint_file()
+        return self.load(comm.all_gather(last)[0] if self._loads_together else last)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model and checkpointables; returns what else the file holds.

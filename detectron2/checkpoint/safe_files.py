@@ -91,7 +91,7 @@ def plain_data(value: Any, name: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | torch.Tensor | torch.dtype
+        value, bool | int | float | str | bytes | torch.Tensor | torch.dtype
     ):
         return value
     if isinstance(value, torch.device | torch.Size):

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectron2.layers import paste_masks_in_image
-from detectron2.structures import Instances
+from detectron2.structures import Instances, ROIMasks
 
 __all__ = ["detector_postprocess", "sem_seg_postprocess"]
 
@@ -18,8 +18,8 @@ def detector_postprocess(
 
     Args:
         results: detections at `results.image_size`, with `pred_boxes` or `proposal_boxes`; may
-            have `pred_masks`, (N, 1, M, M) probabilities within each box, and `pred_keypoints`,
-            (N, K, 3) as x, y, score.
+            have `pred_masks`, probabilities within each box, as (N, 1, M, M) or `ROIMasks`, and
+            `pred_keypoints`, (N, K, 3) as x, y, score.
         output_height, output_width: size in pixels of the new frame.
         mask_threshold: masks are foreground where their probability is at least this.
 
@@ -42,8 +42,10 @@ def detector_postprocess(
     results.set(field, boxes)
     results = results[boxes.nonempty()]
     if results.has("pred_masks"):
+        masks = results.pred_masks
+        masks = masks.tensor if isinstance(masks, ROIMasks) else masks[:, 0]
         results.pred_masks = paste_masks_in_image(
-            results.pred_masks[:, 0], results.get(field), new_size, threshold=mask_threshold
+            masks, results.get(field), new_size, threshold=mask_threshold
         )
     if results.has("pred_keypoints"):
         scale = results.pred_keypoints.new_tensor([scale_x, scale_y, 1.0])

@@ -8,11 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torchvision
 from iopath.common.file_io import PathHandler, PathManager
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
 from detectron2.layers import FrozenBatchNorm2d
@@ -293,33 +291,3 @@ def test_offline_url_says_where_to_put_the_file(tmp_path, monkeypatch):
     model = layered_model()
     DetectionCheckpointer(model).load(url)
     assert (model["layer2"].bias == 9).all()
-
-
-def _load_in_one_of_two(rank: int, folder: str) -> None:
-    """Rank 1 works in an empty folder, as on a machine that sees no checkpoint."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
-    )
-    model, others = small_training()
-    for tensor in model.state_dict().values():
-        tensor.fill_(rank)
-    save_dir = os.path.join(folder, f"rank{rank}")
-    checkpointer = DetectionCheckpointer(
-        DistributedDataParallel(model), save_dir, save_to_disk=rank == 0, **others
-    )
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(5.0)
-        checkpointer.save("a", iteration=3)
-        for tensor in model.state_dict().values():
-            tensor.fill_(-1.0)
-    rest = checkpointer.resume_or_load("", resume=True)
-    assert rest == {"iteration": 3}
-    assert all((tensor == 5.0).all() for tensor in model.state_dict().values())
-    assert checkpointer.load_report.is_complete
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_processes_that_do_not_see_the_file_get_it_from_the_main_one(tmp_path):
-    mp.spawn(_load_in_one_of_two, (str(tmp_path),), nprocs=2)

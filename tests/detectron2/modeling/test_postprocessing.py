@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detectron2.modeling import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, ROIMasks
 
 
 def test_boxes_are_scaled_clipped_and_dropped_when_empty():
@@ -29,9 +29,10 @@ def test_proposals_and_keypoints_are_scaled():
     torch.testing.assert_close(out.pred_keypoints, torch.tensor([[[2.0, 6.0, 0.7]]]))
 
 
-def test_masks_are_pasted_into_their_boxes():
+@pytest.mark.parametrize("masks", [torch.ones(1, 1, 28, 28), ROIMasks(torch.ones(1, 28, 28))])
+def test_masks_are_pasted_into_their_boxes(masks):
     results = Instances((10, 20), pred_boxes=Boxes(torch.tensor([[2.0, 1.0, 8.0, 5.0]])))
-    results.pred_masks = torch.ones(1, 1, 28, 28)
+    results.pred_masks = masks
     out = detector_postprocess(results, 20, 40)
     want = torch.zeros(1, 20, 40, dtype=torch.bool)
     want[:, 2:10, 4:16] = True
