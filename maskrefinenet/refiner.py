@@ -63,6 +63,10 @@ class MaskRefiner:
         self.category_ids = None if category_ids is None else tuple(category_ids)
         self.device = torch.device(device)
 
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
     @classmethod
     def load(
         cls,
