@@ -8,6 +8,7 @@ earlier ones, and N processes together see the images that one process with thei
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ class StreamIndex(NamedTuple):
 
 def derived_seed(seed: int, *path: int) -> int:
     """A 32-bit seed for one place, such as (rank, iteration), of a run that has `seed`."""
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
+    # The length, too: numpy takes sequences that differ by zeros at the end for the same.
+    return int(np.random.SeedSequence([seed, len(path), *path]).generate_state(1)[0])
 
 
 class SeededDataset(Dataset):
@@ -46,12 +48,29 @@ class SeededDataset(Dataset):
         return len(self._dataset)
 
     def __getitem__(self, sample: StreamIndex) -> Any:
-        if self._seed is not None:
-            seed = derived_seed(self._seed, sample.position)
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-        return self._dataset[sample.index]
+        if self._seed is None:
+            return self._dataset[sample.index]
+        with _generators_seeded(derived_seed(self._seed, sample.position)):
+            return self._dataset[sample.index]
+
+
+@contextmanager
+def _generators_seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators, and put their states back afterwards.
+
+    Without workers the sample is made in the training process, whose own numbers must not depend on
+    how many workers there are.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # augmentation runs on the CPU
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 class StreamBatchSampler(Sampler[list[StreamIndex]]):

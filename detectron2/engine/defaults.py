@@ -209,6 +209,13 @@ class DefaultTrainer(TrainerBase):
             return self._last_eval_results
         return None
 
+    def before_train(self) -> None:
+        super().before_train()
+        if self.start_iter < self.max_iter:
+            # Now, and not in the first step: it draws a random number, and a run that is resumed
+            # has its first step elsewhere.
+            self._trainer.start_data_loader()
+
     def run_step(self) -> None:
         self._trainer.iter = self.iter
         self._trainer.run_step()

@@ -177,10 +177,16 @@ class SimpleTrainer(TrainerBase):
 
     @property
     def _data_loader_iter(self) -> Iterator:
-        # Made at the first use: workers start late, and a resumed run can set its position before.
+        self.start_data_loader()
+        return self._data_loader_iter_obj
+
+    def start_data_loader(self) -> None:
+        """Begin to iterate over the data, if that has not begun; the first step else does it.
+
+        Not done in the constructor, so that a resumed run can set the loader's position first.
+        """
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
-        return self._data_loader_iter_obj
 
     def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
         """Drop the data loader, then build another one (never two in memory at a time)."""

@@ -1,7 +1,11 @@
 """A model of two layers and the loop pieces around it, shared by the trainer tests."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -33,3 +37,40 @@ def toy_model():
 @pytest.fixture
 def batches():
     return endless_batches
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """Ten small random images of several shapes, each with one to three boxes, in COCO format."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for image_id in range(1, 11):
+        width, height = (int(n) for n in rng.integers(20, 40, 2))
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{image_id}.png")
+        images.append(
+            {"id": image_id, "file_name": f"{image_id}.png", "width": width, "height": height}
+        )
+        for _ in range(int(rng.integers(1, 4))):
+            x, y = (int(n) for n in rng.integers(0, 10, 2))
+            w, h = (int(n) for n in rng.integers(5, 10, 2))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
+    dataset = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "box"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(dataset))
+    return folder

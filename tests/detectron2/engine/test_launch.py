@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+
+def add_ranks(path, expected_world):
+    """Run in each process; writes what all processes together know."""
+    assert comm.get_world_size() == expected_world
+    assert comm.get_local_size() == expected_world
+    total = torch.tensor(comm.get_rank() + 1)
+    if expected_world > 1:
+        torch.distributed.all_reduce(total)
+    if comm.is_main_process():
+        path.write_text(f"{int(total)} of {comm.get_world_size()}")
+
+
+def test_one_process_runs_in_place(tmp_path):
+    launch(add_ranks, 1, args=(tmp_path / "out", 1))
+    assert (tmp_path / "out").read_text() == "1 of 1"
+
+
+@pytest.mark.slow
+def test_cpu_processes_talk_through_gloo(tmp_path):
+    launch(add_ranks, 0, args=(tmp_path / "out", 2), num_processes=2)
+    assert (tmp_path / "out").read_text() == "3 of 2"
+
+
+def test_torchrun_environment_is_used(tmp_path, monkeypatch):
+    values = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+    def main(path):
+        assert torch.distributed.is_initialized()
+        assert torch.distributed.get_backend() == "gloo"
+        path.write_text("joined")
+
+    launch(main, 0, args=(tmp_path / "out",))
+    assert (tmp_path / "out").read_text() == "joined"
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_gpus_per_machine=2, num_processes=2), "--num-gpus 0"),
+        (dict(num_gpus_per_machine=0, num_processes=0), "0 processes"),
+        (dict(num_gpus_per_machine=1, num_machines=2, machine_rank=2), "machine 2 of 2"),
+        (dict(num_gpus_per_machine=0, num_machines=2, dist_url="auto"), "--dist-url"),
+    ],
+)
+def test_impossible_jobs_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        launch(print, **arguments)
+
+
+def test_missing_gpus_are_named():
+    if torch.cuda.device_count() >= 64:
+        pytest.skip("this machine has that many GPUs")
+    with pytest.raises(ValueError, match="64 GPUs asked for.*--num-processes"):
+        launch(print, 64)
