@@ -1,4 +1,8 @@
-"""Configs by their path below `configs/`, and where Detectron2 publishes trained weights."""
+"""Configs by their path below `configs/`, and where Detectron2 publishes trained weights.
+
+`get_config` and `get` know Detectron2's own keys alone. A config of adet takes adet's defaults:
+`cfg = adet.config.get_cfg(); cfg.merge_from_file(model_zoo.get_config_file("SOLOv2/R50_3x.yaml"))`.
+"""
 
 from pathlib import Path, PurePosixPath
 

@@ -23,6 +23,11 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     name = cfg.MODEL.BACKBONE.NAME
+    if name not in BACKBONE_REGISTRY:
+        raise KeyError(
+            f"MODEL.BACKBONE.NAME={name!r} is not registered; registered are "
+            f"{[n for n, _ in BACKBONE_REGISTRY]}"
+        )
     backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
         raise ValueError(

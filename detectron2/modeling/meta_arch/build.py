@@ -17,5 +17,11 @@ takes a list of dicts, one an image; see the data set mapper for their keys.
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """Network `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`; no weights are loaded."""
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        raise KeyError(
+            f"MODEL.META_ARCHITECTURE={name!r} is not registered: import the package that defines "
+            f"it first (adet.modeling for SOLOv2). Registered: {[n for n, _ in META_ARCH_REGISTRY]}"
+        )
+    model = META_ARCH_REGISTRY.get(name)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))

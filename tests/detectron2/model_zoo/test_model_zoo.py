@@ -1,7 +1,5 @@
 """Configs and published weights by name."""
 
-import logging
-
 import pytest
 import torch
 from torch import nn
@@ -67,9 +65,14 @@ def test_url(suffix):
     )
 
 
-def test_unknown_architecture_is_named(config_dir, caplog):
-    caplog.set_level(logging.INFO)
+def test_unknown_architecture_is_named(config_dir):
     cfg = model_zoo.get_config("Tests/tiny.yaml")
     cfg.MODEL.META_ARCHITECTURE = "NoSuchNet"
-    with pytest.raises(KeyError, match="NoSuchNet"):
+    with pytest.raises(KeyError, match="'NoSuchNet' is not registered.*TinyNetForZooTest"):
         build_model(cfg)
+
+
+def test_configs_of_this_repository():
+    path = model_zoo.get_config_file("SOLOv2/R50_3x.yaml")
+    assert path.endswith("configs/SOLOv2/R50_3x.yaml")
+    assert model_zoo.get_config("SOLOv2/R50_3x.yaml").MODEL.RESNETS.DEPTH == 50

@@ -206,3 +206,6 @@ def test_registered_function_must_build_a_backbone():
     cfg.MODEL.BACKBONE.NAME = "build_no_backbone_for_this_test"
     with pytest.raises(ValueError, match="built a Conv2d"):
         build_backbone(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_vgg"
+    with pytest.raises(KeyError, match="'build_vgg' is not registered.*build_resnet_backbone"):
+        build_backbone(cfg)
