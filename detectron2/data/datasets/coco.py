@@ -48,6 +48,7 @@ def load_coco_json(
     extra_annotation_keys: Sequence[str] | None = None,
     *,
     skip_invalid: bool = False,
+    points_only: bool = False,
 ) -> list[dict[str, Any]]:
     """Load a COCO instance annotation file as dicts in Detectron2's standard dataset format.
 
@@ -67,12 +68,14 @@ def load_coco_json(
         skip_invalid: leave out annotations that are not valid (unknown category, point outside the
             image, id that occurred before, ...) and log how many and which ones; False: a
             ValueError that names the file and the annotation.
+        points_only: where an annotation has a point, its mask and box are not even looked at.
     """
     content = _read_json(json_file)
     images = _images_by_id(content, json_file)
     category_ids = _load_categories(content, json_file, dataset_name)
     annotations_of, faults = _annotations_by_image(content, images, json_file, skip_invalid)
-    reader = _AnnotationReader(category_ids, dataset_name is not None, extra_annotation_keys or ())
+    keys = ("iscrowd", "bbox", "category_id", *(extra_annotation_keys or ()))
+    reader = _AnnotationReader(category_ids, dataset_name is not None, keys, points_only)
 
     dataset_dicts = []
     for image_id in sorted(images):
@@ -206,10 +209,17 @@ def _annotations_by_image(
 class _AnnotationReader:
     """Turns annotations of one file into instances; counts those without a valid polygon."""
 
-    def __init__(self, index_of: dict[int, int] | None, maps_ids: bool, extra_keys: Sequence[str]):
+    def __init__(
+        self,
+        index_of: dict[int, int] | None,
+        maps_ids: bool,
+        keys: Sequence[str],
+        points_only: bool,
+    ):
         self._index_of = index_of
         self._maps_ids = maps_ids
-        self._keys = ("iscrowd", "bbox", "category_id", *extra_keys)
+        self._keys = keys
+        self._points_only = points_only
         self.without_valid_polygon = 0
 
     def read(self, annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
@@ -221,6 +231,9 @@ class _AnnotationReader:
         has_point = annotation.get("point") is not None
         if has_point:
             instance["point"] = _checked_point(annotation["point"], image)
+        if has_point and self._points_only:
+            instance.pop("bbox", None)
+            return instance
         if not instance.get("bbox"):
             if "bbox" in instance and not has_point:
                 raise _InvalidAnnotation("empty 'bbox'", "COCO's is [x, y, width, height]")

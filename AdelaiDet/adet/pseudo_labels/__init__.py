@@ -1,0 +1,22 @@
+"""Pseudo labels: a teacher's masks on labelled points, as prediction records."""
+
+from .generate import (
+    GenerationReport,
+    GenerationSettings,
+    PromptMapper,
+    generate_records,
+    load_prompted_dataset,
+)
+from .records import KEEP_UNMATCHED, make_record
+from .shards import RecordShards
+
+__all__ = [
+    "KEEP_UNMATCHED",
+    "GenerationReport",
+    "GenerationSettings",
+    "PromptMapper",
+    "RecordShards",
+    "generate_records",
+    "load_prompted_dataset",
+    "make_record",
+]

@@ -1,0 +1,109 @@
+"""The released files of PointWSSIS: their ids, where they lie here, and whether one is whole."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adet.config import get_cfg
+from detectron2.modeling import build_model
+from maskrefinenet.model import MaskRefineNet
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = Path(__file__).with_name("released.tsv")
+DRIVE_URL = "https://drive.google.com/uc?id="
+CONFIGS = {
+    "teacher": "configs/PointWSSIS/R101_teacher.yaml",
+    "student": "configs/PointWSSIS/R101_student.yaml",
+}
+FILE_NAMES = {
+    "teacher": "teacher.pth",
+    "maskrefinenet": "maskrefinenet.pth",
+    "pseudo_labels": "pseudo_labels.json",
+    "student": "student.pth",
+}
+NUM_CLASSES = 80
+KEYS_SHOWN = 5  # of a list of differing keys
+
+
+@dataclass(frozen=True)
+class Release:
+    """One subset's row: Google Drive ids by kind of file, and the reported COCO test-dev AP."""
+
+    subset: str
+    ids: dict[str, str]
+    test_dev_ap: float
+
+
+def read_releases() -> dict[str, Release]:
+    with open(TABLE, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    return {
+        row["subset"]: Release(
+            row["subset"], {kind: row[kind] for kind in FILE_NAMES}, float(row["test_dev_AP"])
+        )
+        for row in rows
+    }
+
+
+def released_path(folder: Path, subset: str, kind: str) -> Path:
+    """Where a downloaded file lies: folder/10p/teacher.pth and so on."""
+    return folder / subset / FILE_NAMES[kind]
+
+
+def expected_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+    """State-dict keys and shapes of the network that a checkpoint of this kind is for."""
+    with torch.device("meta"):
+        if kind == "maskrefinenet":
+            model = MaskRefineNet(num_classes=NUM_CLASSES)
+        else:
+            cfg = get_cfg()
+            cfg.merge_from_file(str(ROOT / CONFIGS[kind]))
+            cfg.MODEL.DEVICE = "meta"
+            model = build_model(cfg)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def verify(path: Path, kind: str) -> str:
+    """What the file holds, in a few words.
+
+    Raises:
+        ValueError: it does not open, or is not what its name says; the message says how it differs.
+    """
+    if kind == "pseudo_labels":
+        return verify_labels(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or foreign file raises, the remedy is the same
+        raise ValueError(f"{path}: does not open as a checkpoint ({error})") from error
+    name = "model_state" if kind == "maskrefinenet" else "model"
+    if not isinstance(checkpoint, dict) or name not in checkpoint:
+        raise ValueError(f"{path}: has no {name!r} entry, so it is no released {kind} checkpoint")
+    got = {key: tuple(value.shape) for key, value in checkpoint[name].items()}
+    wanted = expected_shapes(kind)
+    differences = {
+        "missing": sorted(wanted.keys() - got.keys()),
+        "unexpected": sorted(got.keys() - wanted.keys()),
+        "of another shape": sorted(k for k in got.keys() & wanted.keys() if got[k] != wanted[k]),
+    }
+    wrong = [
+        f"{len(keys)} {what} ({', '.join(keys[:KEYS_SHOWN])}{', …' * (len(keys) > KEYS_SHOWN)})"
+        for what, keys in differences.items()
+        if keys
+    ]
+    if wrong:
+        raise ValueError(f"{path}: keys do not fit the {kind}: {'; '.join(wrong)}")
+    return f"{len(got)} tensors, every key and shape as the {kind} has them"
+
+
+def verify_labels(path: Path) -> str:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: does not open as json ({error})") from error
+    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    if missing:
+        raise ValueError(f"{path}: lacks {missing}, so it is no COCO label file")
+    return f"{len(content['annotations'])} annotations in {len(content['images'])} images"
