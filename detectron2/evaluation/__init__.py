@@ -1,4 +1,4 @@
-"""Run a model over a dataset and measure what it gives: box and mask AP as COCO defines them."""
+"""Run a model over a dataset and measure what it gives: AP as COCO or Pascal VOC define it."""
 
 from detectron2.evaluation.coco_evaluation import COCOEvaluator, instances_to_coco_json
 from detectron2.evaluation.evaluator import (
@@ -7,12 +7,14 @@ from detectron2.evaluation.evaluator import (
     inference_context,
     inference_on_dataset,
 )
+from detectron2.evaluation.pascal_voc_evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.testing import print_csv_format, verify_results
 
 __all__ = [
     "COCOEvaluator",
     "DatasetEvaluator",
     "DatasetEvaluators",
+    "PascalVOCDetectionEvaluator",
     "inference_context",
     "inference_on_dataset",
     "instances_to_coco_json",

@@ -1,4 +1,4 @@
-"""COCO-format datasets and the builtin ones, which importing this package registers."""
+"""COCO-format and Pascal VOC datasets, and the builtin ones, which importing this registers."""
 
 from . import builtin
 from .coco import (
@@ -8,12 +8,15 @@ from .coco import (
     register_coco_instances,
 )
 from .inline import register_inline_datasets
+from .pascal_voc import load_voc_instances, register_pascal_voc
 
 __all__ = [
     "builtin",
     "convert_to_coco_dict",
     "convert_to_coco_json",
     "load_coco_json",
+    "load_voc_instances",
     "register_coco_instances",
     "register_inline_datasets",
+    "register_pascal_voc",
 ]

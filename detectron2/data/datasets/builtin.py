@@ -6,10 +6,13 @@ DETECTRON2_DATASETS, by default `datasets`.
 
 import os
 
+from detectron2.data.catalog import MetadataCatalog
+
 from .builtin_meta import bdd100k_metadata, coco_metadata
 from .coco import register_coco_instances
+from .pascal_voc import register_pascal_voc
 
-__all__ = ["register_all_bdd100k", "register_all_coco"]
+__all__ = ["register_all_bdd100k", "register_all_coco", "register_all_pascal_voc"]
 
 _PERCENTAGES = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 _KINDS = (
@@ -40,6 +43,15 @@ _BDD100K_SPLITS = {
     for split in ("train", "val", *(f"train_{subset}" for subset in _SUBSETS))
 }
 
+_PASCAL_VOC_SPLITS = {
+    2007: ("trainval", "train", "val", "test"),
+    2012: ("trainval", "train", "val"),
+}
+# Instance masks of VOC 2012, as tools/voc_to_coco.py writes them; "train_aug" has SBD's, too.
+_PASCAL_VOC_MASK_SPLITS = ("train", "val", "train_aug")
+# Weakly supervised instance segmentation is reported at these, besides COCO's.
+_PASCAL_VOC_MASK_IOU_THRESHOLDS = (0.25, 0.7)
+
 
 def register_all_coco(root: str) -> None:
     """Register COCO's splits and PointWSSIS's subsets of train2017, in `root`/coco."""
@@ -51,6 +63,21 @@ def register_all_bdd100k(root: str) -> None:
     _register_all(os.path.join(root, "BDD100K"), _BDD100K_SPLITS, bdd100k_metadata())
 
 
+def register_all_pascal_voc(root: str) -> None:
+    """Register Pascal VOC's boxes, in `root`/VOC2007 and VOC2012, and the masks of VOC 2012."""
+    for year, splits in _PASCAL_VOC_SPLITS.items():
+        for split in splits:
+            name = f"voc_{year}_{split}"
+            register_pascal_voc(name, os.path.join(root, f"VOC{year}"), split, year)
+            MetadataCatalog.get(name).evaluator_type = "pascal_voc"
+    folder = os.path.join(root, "VOC2012")
+    masks = {
+        f"voc_2012_instances_{split}": ("JPEGImages", f"instances_{split}")
+        for split in _PASCAL_VOC_MASK_SPLITS
+    }
+    _register_all(folder, masks, {"extra_iou_thresholds": _PASCAL_VOC_MASK_IOU_THRESHOLDS})
+
+
 def _register_all(folder: str, splits: dict[str, tuple[str, str]], metadata: dict) -> None:
     for name, (images, annotations) in splits.items():
         json_file = os.path.join(folder, "annotations", f"{annotations}.json")
@@ -60,3 +87,4 @@ def _register_all(folder: str, splits: dict[str, tuple[str, str]], metadata: dic
 _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 register_all_coco(_ROOT)
 register_all_bdd100k(_ROOT)
+register_all_pascal_voc(_ROOT)
