@@ -13,7 +13,7 @@ from tabulate import tabulate
 from termcolor import colored
 
 from detectron2.config import CfgNode, configurable
-from detectron2.utils.comm import get_world_size
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import log_first_n
 
@@ -154,7 +154,7 @@ def build_batch_data_loader(
             grouping needs no sample to be loaded, so that a resumed run can skip ahead.
         seed: of the augmentations; see `stream.SeededDataset`. For a map-style dataset only.
     """
-    world_size = get_world_size()
+    world_size = comm.get_world_size()
     if total_batch_size <= 0 or total_batch_size % world_size != 0:
         raise ValueError(
             f"Total batch size ({total_batch_size}) must be a positive multiple of the number of "

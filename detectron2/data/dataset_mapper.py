@@ -137,9 +137,9 @@ class DatasetMapper:
 
 
 def _channels_first(image: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, C) -> (C, H, W), contiguous."""
+    """(H, W) or (H, W, C) -> (C, H, W), contiguous and writable."""
     planes = image[:, :, None] if image.ndim == 2 else image
-    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+    return np.array(planes.transpose(2, 0, 1), order="C")
 
 
 def _clamp_points(annotations: list[dict], size_hw: tuple[int, int]) -> None:

@@ -11,7 +11,6 @@ import pycocotools.mask as mask_util
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
-from detectron2.utils.file_io import PathManager
 
 __all__ = ["convert_to_coco_dict", "convert_to_coco_json"]
 
@@ -109,10 +108,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     Args:
         allow_cached: leave a file that is there as it is.
     """
-    folder = os.path.dirname(output_file)
-    if folder:
-        PathManager.mkdirs(folder)
-    if PathManager.exists(output_file) and allow_cached:
+    if os.path.exists(output_file) and allow_cached:
         logger.warning(
             "Using previously cached COCO format annotations at '%s'. You need to clear the cache "
             "file if your dataset has been modified.",
@@ -121,8 +117,9 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
         return
     logger.info("Converting annotations of dataset '%s' to COCO format ...", dataset_name)
     content = convert_to_coco_dict(dataset_name)
-    # by another process's side, and killed at any moment, the file is whole or absent
+    os.makedirs(os.path.dirname(os.path.abspath(output_file)), exist_ok=True)
+    # beside other processes, and if killed at any moment, the file is whole or absent
     temporary_file = f"{output_file}.{os.getpid()}.tmp"
-    with PathManager.open(temporary_file, "w") as file:
+    with open(temporary_file, "w") as file:
         json.dump(content, file)
-    PathManager.mv(temporary_file, output_file)
+    os.replace(temporary_file, output_file)
