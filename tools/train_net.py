@@ -33,7 +33,12 @@ from detectron2.data import (
 )
 from detectron2.data.datasets.inline import register_inline_datasets
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
-from detectron2.evaluation import COCOEvaluator, verify_results
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+    verify_results,
+)
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -65,9 +70,22 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        return COCOEvaluator(dataset_name, output_dir=folder, mode=evaluation_mode(cfg))
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The one that the dataset's metadata names in `evaluator_type`, else COCO's."""
+        metadata, mode = MetadataCatalog.get(dataset_name), evaluation_mode(cfg)
+        evaluator_type = metadata.get("evaluator_type", "coco")
+        if evaluator_type == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
+        if evaluator_type == "coco":
+            thresholds = metadata.get("extra_iou_thresholds", ())
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+            return COCOEvaluator(
+                dataset_name, output_dir=folder, mode=mode, extra_iou_thresholds=thresholds
+            )
+        raise ValueError(
+            f"dataset {dataset_name!r}: evaluator_type={evaluator_type!r} in its metadata; allowed "
+            "'coco', 'pascal_voc'"
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ METRICS = {
     "APm": (None, "medium"),
     "APl": (None, "large"),
 }
+COCO_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 DEFAULT_MAX_DETS = 100
 _TABLE_COLUMNS = 6  # class and AP, three times
 
@@ -61,6 +62,7 @@ class COCOEvaluator(DatasetEvaluator):
         max_dets_per_image: int | Sequence[int] | None = None,
         use_fast_impl: bool = True,
         mode: str | None = None,
+        extra_iou_thresholds: Sequence[float] = (),
     ) -> None:
         """
         Args:
@@ -75,6 +77,7 @@ class COCOEvaluator(DatasetEvaluator):
             mode: what made the predictions, shown with the figures where they are no plain
                 detector's, e.g. "prompt=point, scores forced to 1: pseudo-label quality, not
                 detector AP".
+            extra_iou_thresholds: further ones to report AP at, e.g. 0.25 as "AP25".
         """
         self.mode = mode
         self._logger = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._use_fast_impl = use_fast_impl
         self._max_dets_per_image = _max_dets(max_dets_per_image)
+        self._metrics = METRICS | _metrics_at(extra_iou_thresholds)
         unknown = set(tasks or ()) - set(TASKS)
         if unknown:
             raise ValueError(f"tasks={tuple(tasks)}: unknown {sorted(unknown)}; allowed {TASKS}")
@@ -161,6 +165,7 @@ class COCOEvaluator(DatasetEvaluator):
                     use_fast_impl=self._use_fast_impl,
                     img_ids=img_ids,
                     max_dets_per_image=self._max_dets_per_image,
+                    iou_thresholds=[t for t, _ in self._metrics.values() if t is not None],
                 )
             results[task] = self._derive_coco_results(coco_eval, task)
         return copy.deepcopy(results)
@@ -222,22 +227,22 @@ class COCOEvaluator(DatasetEvaluator):
         suffix = "" if self.mode is None else f" [{self.mode}]"
         if coco_eval is None:
             self._logger.warning("No predictions from the model!")
-            results = dict.fromkeys(METRICS, float("nan"))
+            results = dict.fromkeys(self._metrics, float("nan"))
             self._log_metrics(task, suffix, results)
             return results
         # (IoU thresholds, recalls, classes in the order of their dataset ids, areas, 1)
         precision = coco_eval.eval["precision"]
         params = coco_eval.params
         results = {}
-        for name, (threshold, area) in METRICS.items():
-            chosen = precision[..., params.areaRngLbl.index(area), -1]
-            if threshold is not None:
-                chosen = chosen[np.isclose(params.iouThrs, threshold)]
-            results[name] = _mean_percent(chosen)
+        for name, (threshold, area) in self._metrics.items():
+            wanted = COCO_IOU_THRESHOLDS if threshold is None else threshold
+            rows = _is_among(params.iouThrs, wanted)
+            results[name] = _mean_percent(precision[rows][..., params.areaRngLbl.index(area), -1])
         self._log_metrics(task, suffix, results)
         columns = {category: column for column, category in enumerate(params.catIds)}
+        rows = _is_among(params.iouThrs, COCO_IOU_THRESHOLDS)
         per_class = {
-            name: _mean_percent(precision[:, :, columns[category], 0, -1])
+            name: _mean_percent(precision[rows, :, columns[category], 0, -1])
             for name, category in zip(self._class_names(), self._category_ids(), strict=True)
         }
         self._logger.info("Per-category %s AP%s:\n%s", task, suffix, _per_class_table(per_class))
@@ -247,7 +252,9 @@ class COCOEvaluator(DatasetEvaluator):
         table = create_small_table(results)
         self._logger.info("Evaluation results for %s%s:\n%s", task, suffix, table)
         if any(np.isnan(value) for value in results.values()):
-            self._logger.info("nan: nothing to measure (no ground truth of that size or class).")
+            self._logger.info(
+                "nan: nothing to measure (no prediction at all, or no ground truth of that size)."
+            )
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
@@ -294,6 +301,18 @@ def _mean_percent(precision: np.ndarray) -> float:
     """Mean of what COCOeval measured (-1 marks the rest) in percent, NaN where it is nothing."""
     measured = precision[precision > -1]
     return float(measured.mean() * 100) if measured.size else float("nan")
+
+
+def _metrics_at(thresholds: Sequence[float]) -> dict[str, tuple[float, str]]:
+    wrong = [threshold for threshold in thresholds if not 0 < threshold <= 1]
+    if wrong:
+        raise ValueError(f"extra_iou_thresholds={tuple(thresholds)}: {wrong} not in (0, 1]")
+    return {f"AP{100 * threshold:.6g}": (threshold, "all") for threshold in thresholds}
+
+
+def _is_among(values: np.ndarray, wanted: np.ndarray | float) -> np.ndarray:
+    """(N,) whether each value is one of `wanted`, but for rounding."""
+    return np.isclose(values[:, None], wanted).any(axis=1)
 
 
 def _max_dets(limit: int | Sequence[int] | None) -> int:
@@ -351,6 +370,7 @@ def _evaluate_predictions_on_coco(
     use_fast_impl: bool,
     img_ids: Sequence[int] | None,
     max_dets_per_image: int,
+    iou_thresholds: Sequence[float] = (),
 ) -> Any:
     """The COCOeval object of one task, accumulated; `coco_results` has at least one record."""
     _check_ground_truth(coco_gt, iou_type)
@@ -362,6 +382,8 @@ def _evaluate_predictions_on_coco(
         coco_dt = coco_gt.loadRes(records)
         coco_eval = (COCOeval_opt if use_fast_impl else COCOeval)(coco_gt, coco_dt, iou_type)
         coco_eval.params.maxDets = [max_dets_per_image]
+        new = [t for t in iou_thresholds if not np.isclose(t, COCO_IOU_THRESHOLDS).any()]
+        coco_eval.params.iouThrs = np.sort([*COCO_IOU_THRESHOLDS, *new])
         if img_ids is not None:
             coco_eval.params.imgIds = list(img_ids)
         coco_eval.evaluate()

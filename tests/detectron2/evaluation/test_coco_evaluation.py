@@ -304,3 +304,27 @@ def test_records_hold_the_masks(num, height, width, seed):
         np.testing.assert_array_equal(mask_util.decode(record["segmentation"]), mask.numpy())
         want = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         assert record["bbox"] == pytest.approx([float(v) for v in want])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_further_thresholds_leave_the_standard_figures(
+    register_json, golden_gt, golden_detections, fast
+):
+    name = register_json(golden_gt)
+    plain = feed(COCOEvaluator(name), golden_gt, golden_detections).evaluate()
+    evaluator = COCOEvaluator(name, use_fast_impl=fast, extra_iou_thresholds=(0.25, 0.7))
+    results = feed(evaluator, golden_gt, golden_detections).evaluate()
+    for task, metrics in plain.items():
+        assert set(results[task]) - set(metrics) == {"AP25", "AP70"}
+        got = {key: results[task][key] for key in metrics}
+        assert got == pytest.approx(metrics, nan_ok=True)
+    thresholds = np.array([0.25, 0.7])
+    reference = run_cocoeval(COCOeval, golden_gt, golden_detections, "segm", iouThrs=thresholds)
+    precision = reference.eval["precision"][..., 0, -1]  # of all areas
+    want = [100 * of_threshold[of_threshold > -1].mean() for of_threshold in precision]
+    assert [results["segm"]["AP25"], results["segm"]["AP70"]] == pytest.approx(want)
+
+
+def test_thresholds_outside_the_range_are_refused(register_json, golden_gt):
+    with pytest.raises(ValueError, match=r"\[25\] not in \(0, 1\]"):
+        COCOEvaluator(register_json(golden_gt), extra_iou_thresholds=(25, 0.7))
