@@ -87,9 +87,9 @@ def test_another_seed_gives_another_run(toy_folder, tmp_path):
     assert all(a[i] != b[i] for i in a)
 
 
-def test_resuming_without_a_seed_says_that_the_order_is_new(toy_folder, tmp_path, caplog):
+def test_resuming_without_a_seed_says_that_the_order_is_new(toy_folder, tmp_path):
     opts = ["SEED", "-1", "SOLVER.MAX_ITER", "4"]
     main(toy_args(toy_folder, tmp_path, opts=opts))
     main(toy_args(toy_folder, tmp_path, "--resume", opts=[*opts[:3], "6"]))
-    assert "order of the data starts anew" in caplog.text
+    assert "order of the data starts anew" in (tmp_path / "log.txt").read_text()
     assert sorted(losses_of(tmp_path)) == ["4", "5"]
