@@ -5,12 +5,33 @@ is the mean of the indices of a mask's pixels, the point that PointWSSIS labels 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_utils
 
 MIN_POLYGON_NUMBERS = 6  # three corners
+
+
+def make_annotation(category_id: int, rle: dict[str, Any], crowd: bool = False) -> dict[str, Any]:
+    """A COCO annotation, yet without ids, of a compressed RLE (`counts` bytes)."""
+    return {
+        "category_id": category_id,
+        "iscrowd": int(crowd),
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+        "area": int(mask_utils.area(rle)),
+        "bbox": mask_utils.toBbox(rle).tolist(),
+    }
+
+
+def image_size_hw(path: Path, where: str) -> tuple[int, int]:
+    """Height and width from an image's header; `where` says what names the image."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{where} names the image {path}, which is not there")
+    with Image.open(path) as image:
+        return image.height, image.width
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:

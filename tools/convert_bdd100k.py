@@ -24,6 +24,7 @@ from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from tools.coco_files import write_json
+from tools.coco_masks import image_size_hw, make_annotation
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 ALIASES = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle"}  # some releases' words
@@ -56,23 +57,6 @@ def flatten_curves(vertices: list[list[float]], types: str, where: str) -> np.nd
         outline.append(curve + 3 * (1 - t) * t**2 * control_2 + t**3 * end)
         index += 3
     return np.concatenate(outline)
-
-
-def make_annotation(category_id: int, rle: dict[str, Any], crowd: bool) -> dict[str, Any]:
-    return {
-        "category_id": category_id,
-        "iscrowd": int(crowd),
-        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-        "area": int(mask_utils.area(rle)),
-        "bbox": mask_utils.toBbox(rle).tolist(),
-    }
-
-
-def image_size_hw(path: Path, where: str) -> tuple[int, int]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{where} names the image {path}, which is not there")
-    with Image.open(path) as image:
-        return image.height, image.width
 
 
 def read_polygons(
