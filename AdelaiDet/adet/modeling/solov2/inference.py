@@ -14,7 +14,7 @@ from torch import Tensor
 from detectron2.structures import BitMasks, Instances
 
 from .grids import MASK_STRIDE, PyramidGrids
-from .nms import mask_nms, matrix_nms
+from .nms import NMS_KERNELS, mask_nms, matrix_nms
 
 NMS_TYPES = ("matrix", "mask")
 # Mask pixels handled at a time, a bound on memory (larger was slower on a CPU).
@@ -55,6 +55,10 @@ class InferenceSettings:
         if self.nms_type not in NMS_TYPES:
             raise ValueError(
                 f"MODEL.SOLOV2.NMS_TYPE={self.nms_type!r}; expected one of {NMS_TYPES}"
+            )
+        if self.nms_kernel not in NMS_KERNELS:
+            raise ValueError(
+                f"MODEL.SOLOV2.NMS_KERNEL={self.nms_kernel!r}; expected one of {NMS_KERNELS}"
             )
 
 

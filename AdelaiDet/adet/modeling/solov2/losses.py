@@ -45,7 +45,7 @@ def mask_loss(kernels: Tensor, features: Tensor, targets: Sequence[ImageTargets]
     for image_kernels, feature, target in zip(kernels, features, targets, strict=True):
         masks = target.masks.flatten(1)
         # An instance too small to leave a pixel at stride 4 still has its class, but no mask.
-        visible = masks.any(dim=1)[target.instances]
+        visible = masks.bool().any(dim=1)[target.instances]
         cells, instances = target.cells[visible], target.instances[visible]
         if len(cells) == 0:
             continue

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NMS_KERNELS = ("gaussian", "linear")
+
 
 def point_nms(scores: Tensor) -> Tensor:
     """Keep the scores (B, C, S, S) that are the largest among themselves and the cells to the left,
@@ -30,8 +32,8 @@ def matrix_nms(
         masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.  scores: (N,).
         kernel: decay by "gaussian", exp(-sigma * iou^2), or "linear", 1 - iou.
     """
-    if kernel not in ("gaussian", "linear"):
-        raise ValueError(f"MODEL.SOLOV2.NMS_KERNEL={kernel!r}; expected 'gaussian' or 'linear'")
+    if kernel not in NMS_KERNELS:
+        raise ValueError(f"Matrix NMS kernel {kernel!r}; expected one of {NMS_KERNELS}")
     if len(scores) == 0:
         return scores
     same_group = groups[:, None] == groups[None, :]

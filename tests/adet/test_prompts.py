@@ -1,0 +1,223 @@
+"""Prompts on made-up network outputs: plain loops, flips, points that collide or fail."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adet.modeling.solov2.grids import PyramidGrids
+from adet.modeling.solov2.heads import SOLOv2InsHead, convolve_at
+from adet.modeling.solov2.inference import InferenceSettings, segment
+from adet.modeling.solov2.prompts import (
+    Batch,
+    ImagePrompts,
+    point_candidates,
+    sized_candidates,
+)
+
+GRIDS = PyramidGrids(
+    num_grids=(9, 6, 4), scale_ranges=((1, 24), (24, 48), (48, 999)), strides=(2, 2, 4), sigma=0.4
+)
+SETTINGS = InferenceSettings(nms_type="mask")
+FRAME = (64, 96)
+
+
+def make_head(seed=0, symmetric=False):
+    """A head without coordinates; symmetric: mirrored inputs give mirrored outputs."""
+    torch.manual_seed(seed)
+    head = SOLOv2InsHead(
+        **{"in_channels": 8, "channels": 32, "num_convs": 1, "num_classes": 3, "num_kernels": 5},
+        num_grids=GRIDS.num_grids,
+        use_coord_conv=False,
+    )
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+        if symmetric and parameter.ndim == 4:
+            parameter.data = (parameter.data + parameter.data.flip(-1)) / 2
+    return head.eval()
+
+
+def make_batch(seed, images=2):
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.randn(images, 8, s, s, generator=generator) for s in GRIDS.num_grids]
+    features = torch.randn(images, 5, FRAME[0] // 4, FRAME[1] // 4, generator=generator)
+    return Batch(maps, features, [(60, 90)] * images, FRAME)
+
+
+def make_prompts(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(count, 2, dtype=torch.float64, generator=generator)
+    points *= torch.tensor([90.0, 60.0])
+    sizes = torch.rand(count, 2, generator=generator) * 60 + 2
+    return ImagePrompts(torch.randint(0, 3, (count,), generator=generator), points, sizes)
+
+
+def slow_points(head, batch, image, prompts):
+    """(kernel, stride) of each point's best level, one query at a time; None where none."""
+    output = []
+    for (x, y), label in zip(prompts.points_xy.tolist(), prompts.classes.tolist(), strict=True):
+        best, best_score = None, 0.0
+        for level, grid in enumerate(GRIDS.num_grids):
+            column, row = int(x * grid / FRAME[1]), int(y * grid / FRAME[0])
+            inputs = batch.grid_features[level][image : image + 1]
+            kernel = head.kernel_pred(head.kernel_tower(inputs))[0, :, row, column]
+            score = head.cate_pred(head.cate_tower(inputs))[0, label, row, column].sigmoid()
+            feature = batch.mask_features[image]
+            mask = torch.einsum("k,khw->hw", kernel, feature).sigmoid()
+            inside = mask > 0.5
+            if inside.any() and mask[inside].mean() * score > best_score:
+                best_score = mask[inside].mean() * score
+                best = (kernel, GRIDS.strides[level])
+        output.append(best)
+    return output
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.integers(0, 6))
+@torch.no_grad()
+def test_point_prompt_equals_one_query_at_a_time(seed, first, second):
+    head, batch = make_head(seed), make_batch(seed)
+    prompts = [make_prompts(seed + i, count) for i, count in enumerate((first, second))]
+    got = point_candidates(head, batch, GRIDS, SETTINGS, prompts)
+    for image in range(2):
+        want = slow_points(head, batch, image, prompts[image])
+        found = [i for i, best in enumerate(want) if best is not None]
+        assert got[image].prompts.tolist() == found
+        assert got[image].refused == {i: "score_0" for i, best in enumerate(want) if best is None}
+        assert got[image].scores.tolist() == [1.0] * len(found)
+        assert torch.equal(got[image].classes, prompts[image].classes[found])
+        assert GRIDS.strides_of(got[image].cells).tolist() == [want[i][1] for i in found]
+        if found:
+            kernels = torch.stack([want[i][0] for i in found])
+            torch.testing.assert_close(got[image].kernels, kernels, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 6))
+@torch.no_grad()
+def test_sized_prompt_equals_plain_loops(seed, count):
+    head, batch, prompts = make_head(seed), make_batch(seed, images=1), make_prompts(seed, count)
+    want = []
+    for n in range(count):
+        (x, y), (w, h) = prompts.points_xy[n].tolist(), prompts.sizes_wh[n].tolist()
+        for level, (grid, (low, high)) in enumerate(
+            zip(GRIDS.num_grids, GRIDS.scale_ranges, strict=True)
+        ):
+            if not low <= (w * h) ** 0.5 < high:
+                continue
+            spans = []
+            for c, size, frame in ((y, h, FRAME[0]), (x, w, FRAME[1])):
+                half, cell = 0.5 * size * GRIDS.sigma, int(c * grid / frame)
+                first = max(0, int((c - half) * grid // frame), cell - 1)
+                last = min(grid - 1, int((c + half) * grid // frame), cell + 1)
+                spans.append(range(first, last + 1))
+            want += [(level, r * grid + c, n) for r in spans[0] for c in spans[1]]
+    want.sort(key=lambda entry: (entry[0], entry[2]))
+    (got,) = sized_candidates(head, batch, GRIDS, [prompts], use_scores=False)
+    assert got.cells.tolist() == [GRIDS.offsets[level] + cell for level, cell, _ in want]
+    assert got.prompts.tolist() == [n for _, _, n in want]
+    kernels = [
+        head.kernel_pred(head.kernel_tower(x)).flatten(2)[0] for x in batch.grid_features
+    ]  # (K, S * S) a level
+    for kernel, (level, cell, _) in zip(got.kernels, want, strict=True):
+        torch.testing.assert_close(kernel, kernels[level][:, cell], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_sizes_run_the_category_branch_only_for_its_scores():
+    head, batch, prompts = make_head(), make_batch(0, images=1), [make_prompts(0, 5)]
+    calls = []
+    head.cate_tower.register_forward_hook(lambda *_: calls.append("cate"))
+    sized_candidates(head, batch, GRIDS, prompts, use_scores=False)
+    assert calls == []
+    (got,) = sized_candidates(head, batch, GRIDS, prompts, use_scores=True)
+    assert calls == ["cate"] * 3
+    assert ((got.scores >= 0) & (got.scores < 1)).all()
+
+
+@torch.no_grad()
+def test_points_in_one_cell_are_separate_queries():
+    head, batch = make_head(), make_batch(3, images=1)
+    points = torch.tensor([[40.0, 30.0], [40.5, 30.5], [40.0, 30.0]], dtype=torch.float64)
+    prompts = ImagePrompts(torch.tensor([1, 1, 2]), points)
+    (got,) = point_candidates(head, batch, GRIDS, SETTINGS, [prompts])
+    assert got.prompts.tolist() == [0, 1, 2]
+    free = InferenceSettings(nms_type="mask", prompt_nms=False)
+    results, unmatched = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, free)
+    assert sorted(results.prompt_indices.tolist()) == [0, 1, 2] and unmatched == []
+    results, unmatched = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, SETTINGS)
+    assert sorted(results.prompt_indices.tolist()) == [0, 2]
+    assert unmatched == [{"instance": 1, "reason": "nms"}]
+
+
+@torch.no_grad()
+def test_flipped_images_and_points_give_flipped_masks():
+    head, batch, prompts = make_head(symmetric=True), make_batch(5), [
+        make_prompts(i, 4) for i in range(2)
+    ]  # fmt: skip
+    batch = Batch(batch.grid_features, batch.mask_features, [FRAME] * 2, FRAME)
+    mirrored = Batch(
+        [x.flip(-1) for x in batch.grid_features], batch.mask_features.flip(-1), [FRAME] * 2, FRAME
+    )
+    mirrored_prompts = [
+        ImagePrompts(p.classes, p.points_xy * torch.tensor([-1, 1]) + torch.tensor([96, 0]))
+        for p in prompts
+    ]
+    for before, after, features in zip(
+        point_candidates(head, batch, GRIDS, SETTINGS, prompts),
+        point_candidates(head, mirrored, GRIDS, SETTINGS, mirrored_prompts),
+        batch.mask_features,
+        strict=True,
+    ):
+        one, _ = segment(before, features, FRAME, (128, 150), GRIDS, SETTINGS)
+        two, _ = segment(after, features.flip(-1), FRAME, (128, 150), GRIDS, SETTINGS)
+        assert one.prompt_indices.tolist() == two.prompt_indices.tolist()
+        assert (one.pred_masks ^ two.pred_masks.flip(-1)).float().mean() < 1e-3
+
+
+@torch.no_grad()
+def test_reasons_of_points_without_a_mask():
+    head, batch = make_head(), make_batch(0, images=1)
+    nan = float("nan")
+    points = [[40, 30], [nan, nan], [95, 30], [10, 61], [90, 60]]  # the image is 90 x 60
+    prompts = ImagePrompts(
+        torch.zeros(5, dtype=torch.int64),
+        torch.tensor(points, dtype=torch.float64),
+        torch.tensor([[0.0, 0.0], [9, 9], [9, 9], [9, 9], [9, 9]]),
+    )
+    (got,) = point_candidates(head, batch, GRIDS, SETTINGS, [prompts])
+    refused = {1: "no_point", 2: "outside", 3: "outside"}
+    assert got.prompts.tolist() == [0, 4] and got.refused == refused
+    (got,) = sized_candidates(head, batch, GRIDS, [prompts], use_scores=False)
+    assert set(got.prompts.tolist()) == {4} and got.refused == refused | {0: "size"}
+    strict = InferenceSettings(mask_thr=1.0)
+    (got,) = point_candidates(head, batch, GRIDS, strict, [prompts])
+    assert got.refused == {0: "score_0", 4: "score_0"} | refused
+    assert len(got) == 0
+
+
+def test_a_convolution_at_some_cells_equals_the_whole_map():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 4, 3, padding=1)
+    maps = torch.randn(3, 6, 7, 7)
+    images, cells = torch.randint(0, 3, (40,)), torch.randint(0, 49, (40,))
+    want = conv(maps).flatten(2)[images, :, cells]
+    torch.testing.assert_close(convolve_at(conv, maps, images, cells), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reason", ["area", "nms_pre", "max_per_img"])
+@torch.no_grad()
+def test_reasons_of_dropped_candidates(reason):
+    head, batch, prompts = make_head(), make_batch(2, images=1), [make_prompts(2, 6)]
+    (candidates,) = point_candidates(head, batch, GRIDS, SETTINGS, prompts)
+    grids, values = GRIDS, {"nms_pre": 500, "max_per_img": 100, "prompt_nms": False}
+    if reason == "area":
+        grids = PyramidGrids(GRIDS.num_grids, GRIDS.scale_ranges, (9999,) * 3, 0.4)
+    else:
+        values[reason] = 2
+    results, unmatched = segment(
+        candidates, batch.mask_features[0], (60, 90), (60, 90), grids, InferenceSettings(**values)
+    )
+    assert len(results) == (0 if reason == "area" else 2)
+    assert [u["reason"] for u in unmatched] == [reason] * (6 - len(results))
+    assert not set(results.prompt_indices.tolist()) & {u["instance"] for u in unmatched}
