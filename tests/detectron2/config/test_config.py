@@ -99,8 +99,8 @@ def test_upstream_keys_are_dropped_with_one_warning(write, caplog):
     (message,) = dropped_warnings(caplog)
     assert "MODEL.FCOS.NORM" in message and "GLOBAL" in message
     caplog.clear()
-    cfg.merge_from_list(["VIS_PERIOD", "1"])
-    assert dropped_warnings(caplog)[0].endswith("dropped: VIS_PERIOD")
+    cfg.merge_from_list(["MODEL.KEYPOINT_ON", "True"])
+    assert dropped_warnings(caplog)[0].endswith("dropped: MODEL.KEYPOINT_ON")
     assert cfg.SOLVER.BASE_LR == 0.125
 
 

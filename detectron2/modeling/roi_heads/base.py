@@ -1,0 +1,172 @@
+"""What all second stages share: labelling proposals, and sampling those to train on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detectron2.modeling.sampling import subsample_labels
+from detectron2.structures import ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.registry import Registry
+
+__all__ = [
+    "ROI_HEADS_REGISTRY",
+    "Features",
+    "Output",
+    "ROIHeads",
+    "build_roi_heads",
+    "select_foreground_proposals",
+]
+
+ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
+ROI_HEADS_REGISTRY.__doc__ = """
+Subclasses of `ROIHeads`, callable as `f(cfg, input_shape: dict[str, ShapeSpec])`;
+`MODEL.ROI_HEADS.NAME` chooses one.
+"""
+
+Features = dict[str, Tensor]  # maps (N, C, H, W) by name
+Output = tuple[list[Instances], dict[str, Tensor]]  # detections and losses
+
+
+def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> "ROIHeads":
+    """RoI heads `cfg.MODEL.ROI_HEADS.NAME` for a backbone of this output."""
+    return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+
+
+def select_foreground_proposals(
+    proposals: list[Instances], bg_label: int
+) -> tuple[list[Instances], list[Tensor]]:
+    """The proposals of each image that have a class, and (R,) bool which they are.
+
+    Args:
+        proposals: of each image, with `gt_classes`: `bg_label` for background, -1 for ignored.
+    """
+    if not isinstance(proposals, list | tuple) or not all(p.has("gt_classes") for p in proposals):
+        raise ValueError("expected a list of Instances that have gt_classes")
+    masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
+    return [p[mask] for p, mask in zip(proposals, masks, strict=True)], masks
+
+
+class ROIHeads(nn.Module):
+    """Base of all RoI heads: labels proposals and samples those to train on.
+
+    A subclass defines `forward(images, features, proposals, targets=None)`, which returns the
+    detections of each image and a dict of losses.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        proposal_matcher: Matcher,
+        proposal_append_gt: bool = True,
+    ):
+        """
+        Args:
+            num_classes: K, without the background.
+            batch_size_per_image: proposals that are sampled in training.
+            positive_fraction: the largest part of these that may be foreground.
+            proposal_matcher: labels proposals by their IoU with the ground truth.
+            proposal_append_gt: also sample from the ground-truth boxes.
+        """
+        super().__init__()
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.num_classes = num_classes
+        self.proposal_matcher = proposal_matcher
+        self.proposal_append_gt = proposal_append_gt
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.ROI_HEADS`."""
+        node = cfg.MODEL.ROI_HEADS
+        return {
+            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": node.POSITIVE_FRACTION,
+            "num_classes": node.NUM_CLASSES,
+            "proposal_append_gt": node.PROPOSAL_APPEND_GT,
+            "proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS),
+        }
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """A random sample of each image's proposals, with what they should become.
+
+        Args:
+            proposals: of each image, with `proposal_boxes` and `objectness_logits`.
+            targets: of each image, with `gt_boxes`, `gt_classes` and any other `gt_*` fields.
+
+        Returns:
+            proposals with `gt_classes` (K for background), foreground first; where the image has
+            ground truth also with the other `gt_*` fields of the matches, which mean nothing for
+            background.
+        """
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
+        sampled, num_background = [], []
+        for own_proposals, own_targets in zip(proposals, targets, strict=True):
+            qualities = pairwise_iou(own_targets.gt_boxes, own_proposals.proposal_boxes)
+            matches, labels = self.proposal_matcher(qualities)
+            index, classes = self._sample_proposals(matches, labels, own_targets.gt_classes)
+            chosen = own_proposals[index]
+            chosen.gt_classes = classes
+            if len(own_targets) > 0:
+                for name, value in own_targets.get_fields().items():
+                    if name.startswith("gt_") and not chosen.has(name):
+                        chosen.set(name, value[matches[index]])
+            sampled.append(chosen)
+            num_background.append((classes == self.num_classes).sum().item())
+        num_images = max(len(sampled), 1)
+        num_foreground = sum(len(chosen) for chosen in sampled) - sum(num_background)
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", num_foreground / num_images)
+        storage.put_scalar("roi_head/num_bg_samples", sum(num_background) / num_images)
+        return sampled
+
+    def _sample_proposals(
+        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Indices (S,) of a sample of N proposals, and their classes.
+
+        Args:
+            matched_idxs, matched_labels: (N,), see `Matcher`.
+            gt_classes: (M,) of the ground truth.
+        """
+        if gt_classes.numel() > 0:
+            classes = gt_classes[matched_idxs]
+            classes[matched_labels == 0] = self.num_classes
+            classes[matched_labels == -1] = -1
+        else:
+            classes = torch.full_like(matched_idxs, self.num_classes)
+        foreground, background = subsample_labels(
+            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        )
+        index = torch.cat([foreground, background])
+        return index, classes[index]
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Features,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> Output:
+        """Detections of each image and losses; see the class."""
+        raise NotImplementedError(f"{type(self).__name__} must define `forward`")
+
+    def _sampled(
+        self, proposals: list[Instances], targets: list[Instances] | None
+    ) -> list[Instances]:
+        if targets is None:
+            raise ValueError("training RoI heads needs 'instances' in every input")
+        return self.label_and_sample_proposals(proposals, targets)

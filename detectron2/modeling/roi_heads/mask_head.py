@@ -1,0 +1,216 @@
+"""Masks of regions: one square map of probabilities for each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, get_norm
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.registry import Registry
+
+__all__ = [
+    "ROI_MASK_HEAD_REGISTRY",
+    "BaseMaskRCNNHead",
+    "MaskRCNNConvUpsampleHead",
+    "build_mask_head",
+    "mask_rcnn_inference",
+    "mask_rcnn_loss",
+]
+
+ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
+ROI_MASK_HEAD_REGISTRY.__doc__ = """
+Networks from pooled features and Instances to a dict of losses (in training) or Instances with
+`pred_masks`, callable as `f(cfg, input_shape: ShapeSpec)`; `MODEL.ROI_MASK_HEAD.NAME` chooses one.
+"""
+
+
+def mask_rcnn_loss(
+    pred_mask_logits: Tensor, instances: list[Instances], vis_period: int = 0
+) -> Tensor:
+    """Binary cross entropy of the masks of the true classes, averaged over all mask pixels.
+
+    Args:
+        pred_mask_logits: (F, K, M, M), or (F, 1, M, M) if masks do not depend on the class, for the
+            foreground regions of all images, in order.
+        instances: of each image its foreground regions with `proposal_boxes`, `gt_classes` and
+            `gt_masks`.
+        vis_period: put predicted beside true masks into the storage every so many iterations; 0
+            for never.
+    """
+    side = pred_mask_logits.shape[2]
+    if side != pred_mask_logits.shape[3]:
+        raise ValueError(f"masks must be square, got shape {tuple(pred_mask_logits.shape)}")
+    nonempty = [x for x in instances if len(x) > 0]
+    if not nonempty:
+        return pred_mask_logits.sum() * 0
+    device = pred_mask_logits.device
+    gt_masks = torch.cat([_crop_true_masks(x, side).to(device) for x in nonempty])  # (F, M, M)
+    if pred_mask_logits.shape[1] == 1:
+        logits = pred_mask_logits[:, 0]
+    else:
+        classes = torch.cat([x.gt_classes for x in nonempty]).to(torch.int64)
+        logits = pred_mask_logits[torch.arange(len(classes), device=device), classes]
+    _log_mask_stats(logits.detach(), gt_masks.bool())
+    gt_masks = gt_masks.to(torch.float32)
+    storage = get_event_storage()
+    if vis_period > 0 and storage.iter % vis_period == 0:
+        pairs = torch.cat([logits.detach().sigmoid(), gt_masks], dim=2)
+        for i, pair in enumerate(pairs):
+            name = f"Left: mask prediction;   Right: mask GT ({i})"
+            storage.put_image(name, pair.expand(3, -1, -1))
+    return F.binary_cross_entropy_with_logits(logits, gt_masks, reduction="mean")
+
+
+def _crop_true_masks(instances: Instances, side: int) -> Tensor:
+    if not instances.has("gt_masks"):
+        raise ValueError(
+            "a mask head trains on gt_masks: the annotations of an image have none. Leave such "
+            "images out, or set MODEL.MASK_ON False to train boxes only"
+        )
+    return instances.gt_masks.crop_and_resize(instances.proposal_boxes.tensor, side)
+
+
+def _log_mask_stats(logits: Tensor, gt_masks: Tensor) -> None:
+    """Put pixel accuracy and the rates of false positives and negatives into the storage."""
+    wrong = (logits > 0) != gt_masks
+    num_positive = gt_masks.sum().item()
+    num_negative = gt_masks.numel() - num_positive
+    storage = get_event_storage()
+    storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / max(wrong.numel(), 1))
+    false_positive = (wrong & ~gt_masks).sum().item() / max(num_negative, 1)
+    false_negative = (wrong & gt_masks).sum().item() / max(num_positive, 1)
+    storage.put_scalar("mask_rcnn/false_positive", false_positive)
+    storage.put_scalar("mask_rcnn/false_negative", false_negative)
+
+
+def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances]) -> None:
+    """Add `pred_masks` (N, 1, M, M), the probabilities for the predicted class, to each image.
+
+    Args:
+        pred_mask_logits: (R, K, M, M) or (R, 1, M, M) for the detections of all images, in order.
+        pred_instances: of each image, with `pred_classes`.
+    """
+    if pred_mask_logits.shape[1] == 1:
+        chosen = pred_mask_logits
+    else:
+        classes = torch.cat([x.pred_classes for x in pred_instances])
+        index = torch.arange(pred_mask_logits.shape[0], device=classes.device)
+        chosen = pred_mask_logits[index, classes][:, None]
+    masks = chosen.sigmoid().split([len(x) for x in pred_instances])
+    for own_masks, instances in zip(masks, pred_instances, strict=True):
+        instances.pred_masks = own_masks
+
+
+class BaseMaskRCNNHead(nn.Module):
+    """Mask loss and inference around `layers`, which a subclass has to have."""
+
+    @configurable
+    def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
+        """
+        Args:
+            loss_weight: of `loss_mask`.
+            vis_period: see `mask_rcnn_loss`.
+        """
+        super().__init__()
+        self.vis_period = vis_period
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Constructor arguments from `VIS_PERIOD`."""
+        return {"vis_period": cfg.VIS_PERIOD}
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+        """`loss_mask` in training, else the same Instances with `pred_masks`.
+
+        Args:
+            x: (R, C, H, W) pooled features of the regions of all images, in order.
+            instances: see `mask_rcnn_loss` and `mask_rcnn_inference`.
+        """
+        logits = self.layers(x)
+        if self.training:
+            loss = mask_rcnn_loss(logits, instances, self.vis_period)
+            return {"loss_mask": loss * self.loss_weight}
+        mask_rcnn_inference(logits, instances)
+        return instances
+
+    def layers(self, x: Tensor) -> Tensor:
+        """(R, C, H, W) -> logits (R, K or 1, M, M)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `layers`")
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
+    """3x3 convolutions, upsampling to twice the size, and a 1x1 convolution to the masks."""
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_classes: int,
+        conv_dims: Sequence[int],
+        conv_norm: str = "",
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            input_shape: its channels are read.
+            num_classes: number of masks; 1 for masks that do not depend on the class.
+            conv_dims: channels of the 3x3 convolutions and, last, of the upsampling one.
+            conv_norm: norm of the 3x3 convolutions, see `get_norm`.
+            kwargs: of `BaseMaskRCNNHead`.
+        """
+        super().__init__(**kwargs)
+        if not conv_dims:
+            raise ValueError("conv_dims is empty: it needs the channels of the upsampling at least")
+        *hidden, upsampled = conv_dims
+        convs = []
+        channels = input_shape.channels
+        for i, conv_dim in enumerate(hidden, start=1):
+            conv = Conv2d(
+                channels,
+                conv_dim,
+                kernel_size=3,
+                padding=1,
+                bias=not conv_norm,
+                norm=get_norm(conv_norm, conv_dim),
+                activation=nn.ReLU(),
+            )
+            self.add_module(f"mask_fcn{i}", conv)
+            convs.append(conv)
+            channels = conv_dim
+        self.deconv = ConvTranspose2d(channels, upsampled, kernel_size=2, stride=2)
+        self.deconv_relu = nn.ReLU()
+        self.predictor = Conv2d(upsampled, num_classes, kernel_size=1)
+        for layer in (*convs, self.deconv):
+            c2_msra_fill(layer)
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.zeros_(self.predictor.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Constructor arguments from `MODEL.ROI_MASK_HEAD` and the number of classes."""
+        node = cfg.MODEL.ROI_MASK_HEAD
+        return super().from_config(cfg, input_shape) | {
+            "input_shape": input_shape,
+            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
+            "conv_norm": node.NORM,
+        }
+
+    def layers(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """Mask head `cfg.MODEL.ROI_MASK_HEAD.NAME` for pooled features of this shape."""
+    return ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)
