@@ -1,6 +1,5 @@
 """Turn one dataset dict into what a model takes: read, augment, make tensors."""
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -87,7 +86,7 @@ class DatasetMapper:
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dict in Detectron2's standard dataset format; it is not changed."""
-        dataset_dict = copy.deepcopy(dataset_dict)
+        dataset_dict = dict(dataset_dict)  # below, values are replaced and never changed in place
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
         sem_seg_file = dataset_dict.pop("sem_seg_file_name", None)
@@ -109,7 +108,7 @@ class DatasetMapper:
                 dataset_dict, size_hw, transforms, proposal_topk=self.proposal_topk
             )
         if annotations is not None and wants_annotations:
-            kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
+            kept = [dict(a) for a in annotations if a.get("iscrowd", 0) == 0]
             _clamp_points(kept, image.shape[:2])
             dataset_dict["instances"] = self._make_instances(kept, transforms, size_hw)
         return dataset_dict
@@ -117,15 +116,12 @@ class DatasetMapper:
     def _make_instances(
         self, annotations: list[dict], transforms: T.Transform, size_hw: tuple[int, int]
     ) -> Instances:
+        """The instances of annotations without crowds, whose dicts are changed."""
         unused = {"keypoints"} if self.use_instance_mask else {"keypoints", "segmentation"}
-        annotations = [
-            utils.transform_instance_annotations(
-                {key: value for key, value in annotation.items() if key not in unused},
-                transforms,
-                size_hw,
-            )
-            for annotation in annotations
-        ]
+        for annotation in annotations:
+            for key in unused & annotation.keys():
+                del annotation[key]
+            utils.transform_instance_annotations(annotation, transforms, size_hw)
         instances = utils.annotations_to_instances(
             annotations, size_hw, mask_format=self.instance_mask_format
         )

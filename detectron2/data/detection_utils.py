@@ -292,7 +292,7 @@ def filter_empty_instances(
     """
     if not (by_box or by_mask):
         raise ValueError("filter_empty_instances needs by_box or by_mask (or both)")
-    keep = torch.ones(len(instances), dtype=torch.bool)
+    keep = torch.ones(len(instances), dtype=torch.bool, device=instances.gt_boxes.device)
     if by_box:
         keep &= instances.gt_boxes.nonempty(threshold=box_threshold)
     if by_mask and instances.has("gt_masks"):
@@ -301,10 +301,11 @@ def filter_empty_instances(
         points, boxes = instances.gt_points, instances.gt_boxes.tensor
         is_point_only = (boxes == points.repeat(1, 2)).all(dim=1)
         height, width = instances.image_size
-        limit = torch.tensor([width, height]) - PIXEL_CENTER
+        limit = points.new_tensor([width, height]) - PIXEL_CENTER
         is_inside = ((points >= -PIXEL_CENTER) & (points <= limit)).all(dim=1)
         keep = torch.where(is_point_only, is_inside, keep)
-    return (instances[keep], keep) if return_mask else instances[keep]
+    kept = instances if keep.all() else instances[keep]  # masks are large: copy only if need be
+    return (kept, keep) if return_mask else kept
 
 
 def gen_crop_transform_with_instance(

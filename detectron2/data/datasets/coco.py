@@ -4,12 +4,14 @@ One extension: an annotation may have `"point": [x, y]` in pixel indices of the 
 centre is at i), and then needs neither `bbox` nor `segmentation` nor `area`.
 """
 
+import contextlib
+import gc
 import json
 import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pycocotools.mask as mask_util
@@ -41,6 +43,19 @@ class _InvalidAnnotation(ValueError):
         self.fault = fault
 
 
+@contextlib.contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Millions of lists are made and none is freed: the collector would add half to the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_paused_garbage_collection()
 def load_coco_json(
     json_file: str,
     image_root: str,
