@@ -100,7 +100,7 @@ def refine_groups(
             prepared.append(pool.submit(_prepare, records, refiner, Path(image_root), classes))
             if len(prepared) > GROUPS_IN_FLIGHT:
                 advance()
-            if len(finished) > GROUPS_IN_FLIGHT:
+            while finished and (finished[0].done() or len(finished) > GROUPS_IN_FLIGHT):
                 yield finished.popleft().result()
         while prepared:
             advance()

@@ -4,8 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from maskrefinenet import MaskRefineNet
+from tests.golden.inputs import fill_state_dict
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from more, and on a busy machine their threads wait in turns."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +35,9 @@ def tinycoco() -> Path:
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def reference_network() -> MaskRefineNet:
+    """The released architecture with the weights of the recorded figures; not to be changed."""
+    return fill_state_dict(MaskRefineNet()).eval()

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -155,8 +156,6 @@ place = st.tuples(st.integers(2, 61), st.integers(2, 61))
 @settings(max_examples=40, deadline=None)
 @given(st.lists(place, max_size=4), st.lists(place, max_size=4))
 def test_one_to_one_is_the_best_of_all_assignments(centres, points):
-    import itertools
-
     reach = np.hypot(5, 5) / 2
     pairs = match_predictions(predictions(points), scene(centres))
     got = {(pair.prediction_index, pair.target_index) for pair in pairs}

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from maskrefinenet import MaskRefineNet
 from maskrefinenet.__main__ import main
@@ -162,8 +163,6 @@ def test_noise_changes_the_mask_and_keeps_it_a_mask():
 
 
 def test_encoder_weights_from_a_file_leave_the_new_channels(tmp_path):
-    import torchvision
-
     trunk = torchvision.models.resnet18(weights=None)
     path = tmp_path / "resnet18.pth"
     torch.save(trunk.state_dict(), path)
