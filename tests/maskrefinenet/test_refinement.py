@@ -155,6 +155,18 @@ def test_kill_9_and_the_same_command_again(checkpoint, weak, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes_as_one(checkpoint, weak, tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert main(refine(checkpoint, weak, one)) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "maskrefinenet", *refine(checkpoint, weak, two)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    assert two.read_bytes() == one.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_parts_of_something_else_are_refused(checkpoint, weak, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     part = tmp_path / "out.jsonl.rank0of1.part"
