@@ -13,8 +13,9 @@ from PIL import Image
 
 from adet.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import PascalVOCDetectionEvaluator
 from tests.tools import run_training
-from tools.train_net import adapt_num_classes, evaluation_mode, main
+from tools.train_net import Trainer, adapt_num_classes, evaluation_mode, main
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
@@ -225,3 +226,11 @@ def test_a_missing_gpu_is_named(tmp_path):
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="--num-gpus 0"):
         main(["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cuda"])
+
+
+def test_the_dataset_says_which_evaluator_measures_it(named_classes):
+    voc = Trainer.build_evaluator(config(), "voc_2007_test")
+    assert isinstance(voc, PascalVOCDetectionEvaluator)
+    MetadataCatalog.get(named_classes[0]).evaluator_type = "lvis"
+    with pytest.raises(ValueError, match="evaluator_type='lvis' in its metadata; allowed"):
+        Trainer.build_evaluator(config(), named_classes[0])
