@@ -32,17 +32,29 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.datasets.inline import register_inline_datasets
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.engine import (
+    DefaultTrainer,
+    default_argument_parser,
+    default_setup,
+    hooks,
+    launch,
+)
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
     PascalVOCDetectionEvaluator,
     verify_results,
 )
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
+# Below OUTPUT_DIR: results without and with test-time augmentation.
+INFERENCE_FOLDER = "inference"
+AUGMENTED_FOLDER = "inference_TTA"
+# Node of MODEL that holds the NUM_CLASSES of each meta-architecture.
+CLASSES_NODE = {"SOLOv2": "SOLOV2", "GeneralizedRCNN": "ROI_HEADS"}
 
 
 def evaluation_mode(cfg: CfgNode) -> str | None:
@@ -70,17 +82,25 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The one that the dataset's metadata names in `evaluator_type`, else COCO's."""
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, folder: str = INFERENCE_FOLDER
+    ) -> DatasetEvaluator:
+        """The one that the dataset's metadata names in `evaluator_type`, else COCO's.
+
+        Args:
+            folder: where results go, below OUTPUT_DIR.
+        """
         metadata, mode = MetadataCatalog.get(dataset_name), evaluation_mode(cfg)
         evaluator_type = metadata.get("evaluator_type", "coco")
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
         if evaluator_type == "coco":
             thresholds = metadata.get("extra_iou_thresholds", ())
-            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             return COCOEvaluator(
-                dataset_name, output_dir=folder, mode=mode, extra_iou_thresholds=thresholds
+                dataset_name,
+                output_dir=os.path.join(cfg.OUTPUT_DIR, folder),
+                mode=mode,
+                extra_iou_thresholds=thresholds,
             )
         raise ValueError(
             f"dataset {dataset_name!r}: evaluator_type={evaluator_type!r} in its metadata; allowed "
@@ -89,16 +109,64 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """As in DefaultTrainer; with a prompt "segm" is "pseudo_label_segm" in what is recorded."""
+        """As in DefaultTrainer; with a prompt "segm" is "pseudo_label_segm" in what is recorded.
+
+        The figures and the mode that made them are also written to inference/summary.json.
+        """
         results = super().test(cfg, model, evaluators)
-        if not is_prompted(cfg):
-            return results
-        if len(cfg.DATASETS.TEST) == 1:
-            return {PROMPTED_TASK + task: metrics for task, metrics in results.items()}
-        return {
-            name: {PROMPTED_TASK + task: metrics for task, metrics in tasks.items()}
-            for name, tasks in results.items()
-        }
+        if is_prompted(cfg):
+            single = len(cfg.DATASETS.TEST) == 1
+            results = (
+                name_prompted(results)
+                if single
+                else {name: name_prompted(tasks) for name, tasks in results.items()}
+            )
+        if comm.is_main_process():
+            write_summary(cfg, results, INFERENCE_FOLDER)
+        return results
+
+    @classmethod
+    def test_with_augmentation(cls, cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
+        """As `test`, on the images that TEST.AUG describes; names of results end with `_TTA`."""
+        model = GeneralizedRCNNWithTTA(cfg, model)
+        evaluators = [
+            cls.build_evaluator(cfg, name, AUGMENTED_FOLDER) for name in cfg.DATASETS.TEST
+        ]
+        results = super().test(cfg, model, evaluators)
+        results = {f"{name}_TTA": metrics for name, metrics in results.items()}
+        if comm.is_main_process():
+            write_summary(cfg, results, AUGMENTED_FOLDER)
+        return results
+
+    def build_hooks(self) -> list[hooks.HookBase | None]:
+        """Those of DefaultTrainer, and a last evaluation with test-time augmentation if wanted."""
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+
+            def test() -> dict[str, Any]:
+                return self.test_with_augmentation(self.cfg, self.model)
+
+            built.insert(-1, hooks.EvalHook(0, test))  # the last one writes what was measured
+        return built
+
+
+def name_prompted(tasks: dict[str, Any]) -> dict[str, Any]:
+    return {PROMPTED_TASK + task: metrics for task, metrics in tasks.items()}
+
+
+def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
+    """Write OUTPUT_DIR/folder/summary.json: what was measured, how, and with which weights."""
+    content = {
+        "datasets": list(cfg.DATASETS.TEST),
+        "mode": evaluation_mode(cfg) or "detector",
+        "weights": cfg.MODEL.WEIGHTS,
+        "results": results,
+    }
+    path = Path(cfg.OUTPUT_DIR, folder, "summary.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def class_names(dataset_name: str) -> list[str] | None:
@@ -118,7 +186,7 @@ def class_names(dataset_name: str) -> list[str] | None:
 
 
 def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
-    """Set MODEL.SOLOV2.NUM_CLASSES from the datasets' classes; returns lines for the log.
+    """Set the architecture's NUM_CLASSES from the datasets' classes; returns lines for the log.
 
     The training data counts, or in a pure evaluation the test data.
     """
@@ -126,8 +194,10 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
     datasets = test if eval_only else [*cfg.DATASETS.TRAIN, *test]
     classes = {name: class_names(name) for name in datasets}
     classes = {name: names for name, names in classes.items() if names is not None}
-    if cfg.MODEL.META_ARCHITECTURE != "SOLOv2" or not classes:
+    node_name = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    if node_name is None or not classes:
         return []
+    node = cfg.MODEL[node_name]
     first, wanted = next(iter(classes.items()))
     notes = []
     for name, names in classes.items():
@@ -139,11 +209,11 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
             )
         if names != wanted:
             notes.append(f"{name} names its classes otherwise than {first}: {_some(names)}")
-    before = cfg.MODEL.SOLOV2.NUM_CLASSES
+    before = node.NUM_CLASSES
     if before != len(wanted):
-        cfg.MODEL.SOLOV2.NUM_CLASSES = len(wanted)
+        node.NUM_CLASSES = len(wanted)
         notes.append(
-            f"MODEL.SOLOV2.NUM_CLASSES set to {len(wanted)} (it was {before}), the classes of "
+            f"MODEL.{node_name}.NUM_CLASSES set to {len(wanted)} (it was {before}), the classes of "
             f"{first}: {_some(wanted)}"
         )
     return notes
@@ -165,6 +235,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ValueError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}, but no CUDA device was found: add --num-gpus 0 "
             "(or MODEL.DEVICE cpu) to run on the CPU"
+        )
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise ValueError(
+            f"TEST.AUG.ENABLED=True: only GeneralizedRCNN has test-time augmentation, not "
+            f"{cfg.MODEL.META_ARCHITECTURE}; set it to False"
         )
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
@@ -190,6 +265,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results |= Trainer.test_with_augmentation(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -66,6 +66,10 @@ TORCHVISION: Substitutions = (
     (r"\.downsample\.1\.", ".shortcut.norm."),
     (r"^fc\.", "linear."),
 )
+TORCHVISION_VGG16: Substitutions = (
+    (r"^classifier\.0\.", "box_head.fc1."),
+    (r"^classifier\.3\.", "box_head.fc2."),
+)
 
 
 def _substitute(name: str, substitutions: Substitutions) -> str:
@@ -120,6 +124,23 @@ def convert_torchvision_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         _substitute(name, TORCHVISION): value
         for name, value in weights.items()
         if not name.endswith(".num_batches_tracked")
+    }
+
+
+def is_torchvision_vgg16(names: Iterable[str]) -> bool:
+    """Whether these are the tensors of torchvision's VGG-16 (the one without batch norm)."""
+    return {"features.0.weight", "features.28.weight", "classifier.6.weight"} <= set(names)
+
+
+def convert_torchvision_vgg16_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of torchvision's VGG-16 by our names; its last layer, the classifier, is left out.
+
+    The first two fully connected layers become those of the box head.
+    """
+    return {
+        _substitute(name, TORCHVISION_VGG16): value
+        for name, value in weights.items()
+        if not name.startswith("classifier.6.")
     }
 
 

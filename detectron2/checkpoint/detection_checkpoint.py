@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from detectron2.checkpoint.c2_model_loading import (
     convert_c2_detectron_names,
     convert_torchvision_names,
+    convert_torchvision_vgg16_names,
     is_torchvision_resnet,
+    is_torchvision_vgg16,
     rename_by_ending,
 )
 from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
@@ -38,7 +40,7 @@ CONFIGURED_BUFFERS = ("pixel_mean", "pixel_std")
 # Held by older checkpoints, now computed.
 COMPUTED_BUFFER = "anchor_generator.cell_anchors"
 TORCHVISION_NOTE = (
-    "These are torchvision's ResNet weights. They fit only MODEL.RESNETS.STRIDE_IN_1X1 False, "
+    "These are torchvision's weights. They fit only (ResNets) MODEL.RESNETS.STRIDE_IN_1X1 False, "
     "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and MODEL.PIXEL_STD [58.395, "
     "57.12, 57.375]: check that the config has these"
 )
@@ -176,7 +178,7 @@ class DetectionCheckpointer(Checkpointer):
                     "nor tensors alone"
                 )
             data = {"model": data}
-        if is_torchvision_resnet(data["model"]):
+        if is_torchvision_resnet(data["model"]) or is_torchvision_vgg16(data["model"]):
             data |= {"__author__": "torchvision", "matching_heuristics": True}
         return data
 
@@ -214,6 +216,9 @@ class DetectionCheckpointer(Checkpointer):
         elif author == "torchvision" and is_torchvision_resnet(weights):
             logger.warning(TORCHVISION_NOTE)
             weights = convert_torchvision_names(weights)
+        elif author == "torchvision" and is_torchvision_vgg16(weights):
+            logger.warning(TORCHVISION_NOTE)
+            weights = convert_torchvision_vgg16_names(weights)
         names = rename_by_ending(weights, self.model.state_dict())
         return {names.get(name, name): value for name, value in weights.items()}
 

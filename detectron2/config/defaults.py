@@ -77,9 +77,7 @@ _C.MODEL.FPN.OUT_CHANNELS = 256
 _C.MODEL.FPN.NORM = ""
 _C.MODEL.FPN.FUSE_TYPE = "sum"  # or "avg"
 
-# VGG-16 of torchvision; "build_vgg_backbone" reads it.
-_C.MODEL.VGG = CN()
-_C.MODEL.VGG.NORM = ""  # after each convolution, which then has no bias; "BN" as in vgg16_bn
+_C.MODEL.VGG = CN()  # VGG-16, the backbone "build_vgg_backbone"
 _C.MODEL.VGG.OUT_FEATURES = ["conv5"]
 
 _C.MODEL.PROPOSAL_GENERATOR = CN()

@@ -22,6 +22,7 @@ from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIt
 from .dataset_mapper import DatasetMapper
 from .datasets.inline import register_inline_datasets
 from .detection_utils import check_metadata_consistency
+from .proposals import load_proposals_into_dataset
 from .samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
@@ -36,6 +37,7 @@ __all__ = [
     "build_detection_train_loader",
     "filter_images_with_only_crowd_annotations",
     "get_detection_dataset_dicts",
+    "load_proposals_into_dataset",
     "print_instances_class_histogram",
     "trivial_batch_collator",
     "worker_init_reset_seed",
@@ -95,7 +97,10 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: Sequ
 
 
 def get_detection_dataset_dicts(
-    names: str | Sequence[str], filter_empty: bool = True, check_consistency: bool = True
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
 ) -> list[dict] | torchdata.Dataset:
     """Load datasets by name and join them.
 
@@ -103,6 +108,7 @@ def get_detection_dataset_dicts(
         names: one or several names of `DatasetCatalog`; `name=annotations.json:image_folder`
             registers a COCO-format dataset first.
         filter_empty: leave out images without annotations or with crowds only.
+        proposal_files: precomputed proposals for each name; see `load_proposals_into_dataset`.
         check_consistency: require that all have the same `thing_classes`.
     """
     names = register_inline_datasets([names] if isinstance(names, str) else names)
@@ -114,6 +120,15 @@ def get_detection_dataset_dicts(
     for name, dicts in zip(names, datasets, strict=True):
         if not len(dicts):
             raise ValueError(f"Dataset '{name}' is empty!")
+    if proposal_files is not None:
+        if len(proposal_files) != len(names):
+            raise ValueError(
+                f"{len(names)} datasets {names} need as many proposal files, got "
+                f"{list(proposal_files)}; set DATASETS.PROPOSAL_FILES_TRAIN and _TEST, one file "
+                "for each of DATASETS.TRAIN and TEST"
+            )
+        for dicts, proposal_file in zip(datasets, proposal_files, strict=True):
+            load_proposals_into_dataset(dicts, proposal_file)
     dataset_dicts = list(itertools.chain.from_iterable(datasets))
     if "annotations" in dataset_dicts[0]:
         if filter_empty:
@@ -198,7 +213,9 @@ def _train_loader_from_config(
     seed = cfg.SEED if cfg.SEED >= 0 else None
     if dataset is None:
         dataset = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
         sampler = _build_sampler(cfg, dataset, seed)
@@ -289,12 +306,28 @@ def _test_loader_from_config(
     cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Callable[[dict], Any] | None = None
 ) -> dict[str, Any]:
     # every image counts: detections in images without annotations are false positives
-    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
+    dataset = get_detection_dataset_dicts(
+        names, filter_empty=False, proposal_files=_test_proposal_files(cfg, names)
+    )
     return {
         "dataset": dataset,
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }
+
+
+def _test_proposal_files(cfg: CfgNode, names: list[str]) -> list[str] | None:
+    """The file in DATASETS.PROPOSAL_FILES_TEST for each of some names in DATASETS.TEST."""
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return None
+    known, files = cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST
+    if len(files) != len(known) or not set(names) <= set(known):
+        raise ValueError(
+            f"MODEL.LOAD_PROPOSALS needs one of DATASETS.PROPOSAL_FILES_TEST={files} for each of "
+            f"DATASETS.TEST={known}, and {names} to be among these"
+        )
+    return [files[list(known).index(name)] for name in names]
 
 
 @configurable(from_config=_test_loader_from_config)

@@ -70,7 +70,7 @@ class DatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Constructor arguments from INPUT.* and MODEL.MASK_ON."""
+        """Constructor arguments from INPUT.*, MODEL.MASK_ON and MODEL.LOAD_PROPOSALS."""
         augmentations = utils.build_augmentation(cfg, is_train)
         crops = cfg.INPUT.CROP.ENABLED and is_train
         if crops:
@@ -82,6 +82,7 @@ class DatasetMapper:
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
             "recompute_boxes": crops and cfg.MODEL.MASK_ON,
+            "precomputed_proposal_topk": _proposal_topk(cfg, is_train),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +131,15 @@ class DatasetMapper:
             tight, given = instances.gt_masks.get_bounding_boxes(), instances.gt_boxes
             instances.gt_boxes = Boxes(torch.where(has_mask, tight.tensor, given.tensor))
         return utils.filter_empty_instances(instances) if self.is_train else instances
+
+
+def _proposal_topk(cfg: CfgNode, is_train: bool) -> int | None:
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return None
+    datasets = cfg.DATASETS
+    if is_train:
+        return datasets.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+    return datasets.PRECOMPUTED_PROPOSAL_TOPK_TEST
 
 
 def _channels_first(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Open local paths, URLs and `detectron2://` names through one `PathManager`."""
+"""Open local paths, URLs, `detectron2://` and `torchvision://` names through one `PathManager`."""
 
 import os
 from typing import IO, Any
@@ -50,7 +50,34 @@ class Detectron2Handler(PathHandler):
         return PathManager.open(self._url(path), mode, buffering, **kwargs)
 
 
+class TorchvisionHandler(PathHandler):
+    """Resolve `torchvision://vgg16` to the URL of that model's default weights, cached locally."""
+
+    PREFIX = "torchvision://"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _url(self, path: str) -> str:
+        from torchvision.models import get_model_weights, list_models  # slow to import
+
+        name = path[len(self.PREFIX) :]
+        if name not in list_models():
+            raise FileNotFoundError(
+                f"{path}: torchvision has no model {name!r}; expected a name such as 'vgg16' or "
+                "'resnet50' out of torchvision.models.list_models()"
+            )
+        return get_model_weights(name).DEFAULT.url
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return PathManager.get_local_path(self._url(path), force=force, **kwargs)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
+        return PathManager.open(self._url(path), mode, buffering, **kwargs)
+
+
 PathManager = PathManagerBase()
 PathManager.register_handler(CachedURLHandler())
 PathManager.register_handler(OneDrivePathHandler())
 PathManager.register_handler(Detectron2Handler())
+PathManager.register_handler(TorchvisionHandler())

@@ -12,6 +12,7 @@ from .resnet import (
     build_resnet_backbone,
     make_stage,
 )
+from .vgg import VGG, build_vgg_backbone
 
 __all__ = [
     "BACKBONE_REGISTRY",
@@ -22,7 +23,9 @@ __all__ = [
     "FPN",
     "ResNet",
     "ResNetBlockBase",
+    "VGG",
     "build_backbone",
     "build_resnet_backbone",
+    "build_vgg_backbone",
     "make_stage",
 ]
