@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 _LOG_PERIOD = 20  # iterations between two lines of progress
+_LOG_SECONDS = 10.0  # in slow runs, about the longest silence
 
 
 class DefaultPredictor:
@@ -195,7 +196,9 @@ class DefaultTrainer(TrainerBase):
             else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results),
             # Last, so that the evaluation's figures are written too.
-            hooks.PeriodicWriter(self.build_writers(), period=_LOG_PERIOD) if is_main else None,
+            hooks.PeriodicWriter(self.build_writers(), _LOG_PERIOD, _LOG_SECONDS)
+            if is_main
+            else None,
         ]
 
     def build_writers(self) -> list[EventWriter]:

@@ -5,6 +5,7 @@ exported here.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -150,25 +151,41 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Call `write()` of each writer every `period` iterations and at the end, then close them."""
+    """Call `write()` of each writer every `period` iterations and at the end, then close them.
 
-    def __init__(self, writers: Iterable[EventWriter], period: int = 20) -> None:
+    With `max_seconds` also after an iteration that ends that long after the last writing, so that
+    slow runs show that they are alive.
+    """
+
+    def __init__(
+        self, writers: Iterable[EventWriter], period: int = 20, max_seconds: float = math.inf
+    ) -> None:
         self._writers = list(writers)
         for writer in self._writers:
             if not isinstance(writer, EventWriter):
                 raise TypeError(f"expected an EventWriter, got {type(writer).__name__}: {writer!r}")
         self._period = period
+        self._max_seconds = max_seconds
+        self._last_time = time.perf_counter()
+
+    def before_train(self) -> None:
+        self._last_time = time.perf_counter()
 
     def after_step(self) -> None:
         is_last = self.trainer.iter == self.trainer.max_iter - 1
-        if is_due(self.trainer.iter, self._period) or is_last:
-            for writer in self._writers:
-                writer.write()
+        is_late = time.perf_counter() - self._last_time > self._max_seconds
+        if is_due(self.trainer.iter, self._period) or is_last or is_late:
+            self._write()
+
+    def _write(self) -> None:
+        for writer in self._writers:
+            writer.write()
+        self._last_time = time.perf_counter()
 
     def after_train(self) -> None:
+        # What was put since the last iteration (an evaluation, say) is written too.
+        self._write()
         for writer in self._writers:
-            # What was put since the last iteration (an evaluation, say) is written too.
-            writer.write()
             writer.close()
 
 

@@ -1,6 +1,9 @@
 """COCO evaluation in C++, from faster-coco-eval, behind the interface of pycocotools' COCOeval."""
 
+from typing import Any
+
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from pycocotools.coco import COCO
 
 __all__ = ["COCOeval_opt"]
 
@@ -11,3 +14,15 @@ class COCOeval_opt(COCOeval_faster):  # noqa: N801 (the name that users import)
     Works on `pycocotools.coco.COCO` objects. After `evaluate()` and `accumulate()`, `eval` holds
     `precision`, `recall` and `scores` in pycocotools' shapes; there is no per-image `evalImgs`.
     """
+
+    def __init__(
+        self,
+        cocoGt: COCO | None = None,  # noqa: N803 (pycocotools' argument names)
+        cocoDt: COCO | None = None,  # noqa: N803
+        iouType: str = "segm",  # noqa: N803
+        **kwargs: Any,
+    ) -> None:
+        if cocoGt is not None and not hasattr(cocoGt, "cat_img_map"):
+            # Asked for with keypoints. All categories count, as in pycocotools.
+            cocoGt.cat_img_map = {category: [] for category in cocoGt.getCatIds()}
+        super().__init__(cocoGt, cocoDt, iouType, **kwargs)

@@ -10,6 +10,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from torch import nn
 
 from detectron2.engine import SimpleTrainer, hooks
+from detectron2.utils.events import EventWriter, get_event_storage
 
 
 def make_trainer(model, batches, lr=0.1):
@@ -190,6 +191,27 @@ def test_precise_bn_is_off_without_batch_norm(toy_model, caplog):
 def test_periodic_writer_refuses_other_things():
     with pytest.raises(TypeError, match="EventWriter"):
         hooks.PeriodicWriter([print])
+
+
+class CountingWriter(EventWriter):
+    def __init__(self):
+        self.iterations, self.closed = [], False
+
+    def write(self):
+        self.iterations.append(get_event_storage().iter)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("max_seconds, when", [(1000, [3, 5, 6]), (0, [0, 1, 2, 3, 4, 5, 6])])
+def test_periodic_writer_writes_each_period_and_when_late(toy_model, batches, max_seconds, when):
+    writer = CountingWriter()
+    trainer = make_trainer(toy_model, batches)
+    trainer.register_hooks([hooks.PeriodicWriter([writer], 4, max_seconds)])
+    trainer.train(0, 6)
+    assert writer.iterations == when
+    assert writer.closed
 
 
 def test_autograd_profiler_writes_a_trace(toy_model, batches, tmp_path):

@@ -28,7 +28,7 @@ def start(command, **kwargs):
     }
     return subprocess.run(
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True,
-        timeout=120, **kwargs,
+        timeout=600, **kwargs,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detectron2.engine import launch
 from detectron2.evaluation import COCOEvaluator, instances_to_coco_json
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.structures import Boxes, Instances
@@ -105,6 +106,57 @@ def test_fast_evaluation_equals_pycocotools(golden_gt, golden_detections, iou_ty
     )
     for name in ("precision", "recall", "scores"):
         np.testing.assert_allclose(fast.eval[name], plain.eval[name], atol=1e-12)
+
+
+def as_coco(**sections):
+    coco = COCO()
+    coco.dataset = json.loads(json.dumps(sections))
+    coco.createIndex()
+    return coco
+
+
+@pytest.mark.parametrize("missing", ["ground truth", "detections", "both"])
+def test_fast_evaluation_equals_pycocotools_on_nothing(golden_gt, golden_detections, missing):
+    frame = {name: golden_gt[name] for name in ("images", "categories")}
+    detections = [d | {"id": i, "iscrowd": 0} for i, d in enumerate(golden_detections, start=1)]
+    for detection in detections:
+        detection["area"] = float(mask_util.area(detection["segmentation"]))
+    gt = golden_gt["annotations"] if missing == "detections" else []
+    precisions = []
+    for evaluator_class in (COCOeval_opt, COCOeval):
+        found = detections if missing == "ground truth" else []
+        coco_eval = evaluator_class(
+            as_coco(**frame, annotations=gt), as_coco(**frame, annotations=found), "segm"
+        )
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        precisions.append(coco_eval.eval["precision"])
+    np.testing.assert_array_equal(*precisions)
+
+
+def evaluate_share(path):
+    """In each process: evaluate this rank's images of the golden set; rank 0 writes the figures."""
+    from detectron2.data import MetadataCatalog
+    from detectron2.utils import comm
+
+    gt = json.loads((GOLDEN / "cocoeval_gt.json").read_text())
+    detections = json.loads((GOLDEN / "cocoeval_dets.json").read_text())
+    MetadataCatalog.get("evaluation_share").json_file = str(GOLDEN / "cocoeval_gt.json")
+    evaluator = COCOEvaluator("evaluation_share")
+    share = gt | {"images": gt["images"][comm.get_rank() :: comm.get_world_size()]}
+    results = feed(evaluator, share, detections).evaluate()
+    if comm.is_main_process():
+        path.write_text(json.dumps(results["segm"]))
+    else:
+        assert results == {}
+
+
+@pytest.mark.slow
+def test_processes_gather_their_predictions(tmp_path, golden_stats):
+    launch(evaluate_share, 0, args=(tmp_path / "results.json",), num_processes=2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    got = {name: results[name] for name in METRICS}
+    assert got == pytest.approx(percent(golden_stats["segm"]), abs=1e-6, nan_ok=True)
 
 
 def square_dataset(num_images=2, size=64):
