@@ -92,15 +92,21 @@ def bdd100k(datasets: Path) -> DataSource:
     )
 
 
-def own_data(train_json: Path, image_root: Path, val_json: Path, val_root: Path) -> DataSource:
-    """Any pair of COCO-format files; the subset files are written beside `train_json`."""
-    stem = train_json.with_suffix("")
-    subset_json = f"{stem}_{{subset}}_{{kind}}.json"
+def own_data(
+    train_json: Path,
+    image_root: Path,
+    val_json: Path,
+    val_root: Path,
+    subset_folder: Path | None = None,
+) -> DataSource:
+    """Any pair of COCO-format files; subset files go to their folder, or beside `train_json`."""
+    stem = train_json.stem
+    subset_json = f"{subset_folder or train_json.parent}/{stem}_{{subset}}_{{kind}}.json"
     return DataSource(
         train_json=train_json,
         image_root=image_root,
         subset_json=subset_json,
-        train_name=f"{stem.name}_{{subset}}_{{kind}}={subset_json}:{image_root}",
+        train_name=f"{stem}_{{subset}}_{{kind}}={subset_json}:{image_root}",
         test_name=f"{val_json.stem}={val_json}:{val_root}",
         val_json=val_json,
         num_classes=None,
@@ -117,6 +123,7 @@ class Plan:
     """All that decides the commands of one run.
 
     num_gpus: of one node; 0 trains on the CPU. overrides: KEY VALUE pairs for every training.
+    student_solver: further pairs for the student alone.
     launcher: what precedes a Python file on several machines (torchrun and its arguments).
     """
 
@@ -132,6 +139,7 @@ class Plan:
     refiner_options: tuple[str, ...]
     split_options: tuple[str, ...]
     with_refiner: bool
+    student_solver: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
 
     @property
@@ -218,7 +226,9 @@ def common_overrides(plan: Plan) -> list[str]:
     return options
 
 
-def training(plan: Plan, config: str, train_name: str, output: Path, solver: list[str]) -> list:
+def training(
+    plan: Plan, config: str, train_name: str, output: Path, solver: Sequence[str]
+) -> list[str]:
     """tools/train_net.py on one data set; --resume starts afresh where there is no checkpoint."""
     command = [*python(plan, "tools/train_net.py", distributed=True), "--config-file", config]
     command += [*gpu_flags(plan), "--resume", "OUTPUT_DIR", str(output)]
@@ -240,7 +250,8 @@ def teacher_stages(plan: Plan) -> list[Stage]:
     source, subset = plan.source, plan.subset
     strong, weak = source.path(subset, "s"), source.path(subset, "w")
     split = [*python(plan, "tools/split_coco.py"), str(source.train_json)]
-    split += [*plan.split_options, "--percent", subset.removesuffix("p")]
+    split += [*plan.split_options, "--out-dir", str(strong.parent)]
+    split += ["--percent", subset.removesuffix("p")]
     solver, _ = teacher_solver(plan)
     output = plan.output / "teacher"
     return [
@@ -360,7 +371,7 @@ def merged_json(plan: Plan) -> Path:
 def student_stages(plan: Plan) -> list[Stage]:
     output = plan.output / "student"
     train_name = plan.source.name(plan.subset, merged_kind(plan))
-    train = training(plan, plan.student_config, train_name, output, [])
+    train = training(plan, plan.student_config, train_name, output, plan.student_solver)
     results = output / "inference" / "coco_instances_results.json"
     return [
         Stage(

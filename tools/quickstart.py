@@ -1,0 +1,255 @@
+"""Show on a CPU, in minutes, what a point per instance is worth: the whole chain and its rivals.
+
+    python tools/quickstart.py [--data shapes|nuclei|coco --root DIR] [--seeds 3] [--full] [--smoke]
+
+Makes (or takes) a small data set, runs every stage of tools/pipeline.py on it with 10% of the
+masks, trains a student from the teacher's own confident predictions for comparison, and writes a
+table, output/quickstart/report.html and pictures. A second run goes on where the first stopped.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: the folder above holds the `tools` package
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.pipeline import PipelineError, run
+from tools.pipeline_stages import (
+    DataSource,
+    Plan,
+    Schedule,
+    Stage,
+    build_stages,
+    generation,
+    own_data,
+    python,
+    training,
+)
+from tools.quickstart_report import SeedRun, write_report
+
+SUBSET = "10p"
+CONFIDENT = 0.5  # score from which the teacher's own predictions serve as labels without points
+SHAPES = "configs/Quickstart/shapes_{}.yaml"
+NUCLEI = "configs/Quickstart/nuclei.yaml"
+CONFIGS = {
+    "shapes": (SHAPES.format("teacher"), SHAPES.format("student")),
+    "coco": (SHAPES.format("teacher"), SHAPES.format("student")),
+    "nuclei": (NUCLEI, NUCLEI),
+}
+# annotations and images of training and validation, below the data set's folder
+FILES = {
+    "shapes": (
+        "annotations/instances_train.json",
+        "train",
+        "annotations/instances_val.json",
+        "val",
+    ),
+    "coco": (
+        *("annotations/instances_train2017.json", "train2017"),
+        *("annotations/instances_val2017.json", "val2017"),
+    ),
+}
+FILES["nuclei"] = FILES["shapes"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything one quick start takes."""
+
+    train_images: int
+    val_images: int
+    teacher: Schedule
+    checkpoint_period: int
+    student_iterations: int
+    refiner: tuple[str, ...]
+
+
+REFINER = ("--encoder", "resnet18", "--weights", "none", "--workers", "1", "--size")
+# Chosen so that a run takes about ten minutes on two cores, and the smoke run under two.
+NORMAL = Size(
+    train_images=600,
+    val_images=100,
+    teacher=Schedule(400, (300,), (299, 399)),
+    checkpoint_period=50,
+    student_iterations=500,
+    refiner=(*REFINER, "96", "--iterations", "300", "--batch-size", "16", "--lr", "0.001"),
+)
+SMOKE = Size(
+    train_images=40,
+    val_images=8,
+    teacher=Schedule(6, (4,), (3, 5)),
+    checkpoint_period=2,
+    student_iterations=6,
+    refiner=(*REFINER, "32", "--iterations", "4", "--batch-size", "4", "--lr", "0.001"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=sorted(CONFIGS), default="shapes")
+    parser.add_argument("--root", type=Path, help="own copy of the data; nuclei and coco need it")
+    parser.add_argument("--output", type=Path, help="default: output/quickstart")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
+    parser.add_argument("--full", action="store_true", help="also train on all masks")
+    parser.add_argument("--smoke", action="store_true", help="a few iterations of everything")
+    return parser
+
+
+def data_folder(args: argparse.Namespace) -> Path:
+    if args.root is None and args.data == "shapes":
+        return (args.output / "shapes").absolute()
+    if args.root is None or not (args.root / "annotations").is_dir():
+        raise PipelineError(
+            f"--data {args.data} needs --root: your copy, a folder that holds annotations/; "
+            f"got {args.root}"
+        )
+    return args.root.absolute()
+
+
+def data_source(args: argparse.Namespace, folder: Path, output: Path) -> DataSource:
+    files = (folder / name for name in FILES[args.data])
+    return own_data(*files, subset_folder=output.absolute() / "annotations")
+
+
+def make_plan(args: argparse.Namespace, size: Size, folder: Path, seed: int) -> Plan:
+    output = args.output / f"seed_{seed}"
+    teacher_config, student_config = CONFIGS[args.data]
+    return Plan(
+        source=data_source(args, folder, output),
+        subset=SUBSET,
+        schedule=size.teacher,
+        output=output,
+        teacher_config=teacher_config,
+        student_config=student_config,
+        num_gpus=0,
+        num_nodes=1,
+        overrides=("SEED", str(seed), "SOLVER.CHECKPOINT_PERIOD", str(size.checkpoint_period)),
+        refiner_options=(*size.refiner, "--seed", str(seed)),
+        split_options=("--seed", str(seed), "--stratify"),
+        with_refiner=True,
+        student_solver=("SOLVER.MAX_ITER", str(size.student_iterations)),
+    )
+
+
+def data_stage(plan: Plan, args: argparse.Namespace, size: Size, folder: Path) -> list[Stage]:
+    """The stage that makes the shapes; none where the data are the user's own."""
+    if args.root is not None:
+        return []
+    command = [*python(plan, "tools/make_shapes.py"), str(folder)]
+    command += ["--train", str(size.train_images), "--val", str(size.val_images)]
+    made = (plan.source.train_json, plan.source.val_json)
+    return [Stage("data", "synthetic scenes of shapes", tuple(command), (), made)]
+
+
+def quality_stage(plan: Plan, name: str, records: Path) -> Stage:
+    """Pseudo labels against the hidden masks of the weak images."""
+    report, sheet = plan.output / f"{name}.json", plan.output / f"{name}.png"
+    command = [*python(plan, "tools/evaluate_labels.py"), "--labels", str(records)]
+    command += ["--truth-json", str(plan.source.train_json)]
+    command += ["--weak-json", str(plan.source.path(SUBSET, "w"))]
+    command += ["--image-root", str(plan.source.image_root)]
+    command += ["--output", str(report), "--sheet", str(sheet)]
+    return Stage(
+        name, f"{records.name} against hidden masks", tuple(command), (records,), (report,)
+    )
+
+
+def teacher_evaluation(plan: Plan) -> Stage:
+    """The teacher as a plain detector: no points at test time."""
+    output, weights = plan.output / "teacher_detector", plan.output / "teacher/model_final.pth"
+    command = [*python(plan, "tools/train_net.py"), "--config-file", plan.teacher_config]
+    command += ["--num-gpus", "0", "--eval-only", "OUTPUT_DIR", str(output)]
+    command += ["DATASETS.TRAIN", "()", "DATASETS.TEST", f"('{plan.source.test_name}',)"]
+    command += ["MODEL.SOLOV2.PROMPT", "none", "MODEL.SOLOV2.NMS_TYPE", "matrix"]
+    command += ["MODEL.WEIGHTS", str(weights)]
+    made = (output / "inference" / "summary.json",)
+    what = "the teacher as a detector, without points"
+    return Stage("teacher_detector", what, tuple(command), (weights,), made)
+
+
+def student_stage(plan: Plan, name: str, what: str, annotations: Path) -> Stage:
+    """A student of the same schedule on another label file."""
+    output = plan.output / name
+    train_name = f"{plan.output.name}_{name}={annotations}:{plan.source.image_root}"
+    command = training(plan, plan.student_config, train_name, output, plan.student_solver)
+    made = (output / "model_final.pth", output / "inference" / "summary.json")
+    return Stage(name, what, tuple(command), (annotations,), made)
+
+
+def baseline_stages(plan: Plan) -> list[Stage]:
+    """Semi-supervision without points: the teacher's own confident masks as pseudo labels."""
+    source, records = plan.source, plan.output / "confident.jsonl"
+    weights, merged = plan.output / "teacher/model_final.pth", source.path(SUBSET, "confident")
+    generate = generation(plan, "w", "none", weights, records)
+    generate += ["MODEL.SOLOV2.NMS_TYPE", "matrix"]
+    strong, weak = source.path(SUBSET, "s"), source.path(SUBSET, "w")
+    merge = [*python(plan, "tools/merge_labels.py"), "--strong-json", str(strong)]
+    merge += ["--records", str(records), "--weak-json", str(weak), "--output", str(merged)]
+    merge += ["--min-score", str(CONFIDENT)]
+    return [
+        Stage(
+            "confident",
+            "the teacher's own predictions on the weak images, without points",
+            tuple(generate),
+            (weights, weak),
+            (records,),
+        ),
+        Stage(
+            "confident_merge",
+            f"those with a score of at least {CONFIDENT} as labels",
+            tuple(merge),
+            (strong, weak, records),
+            (merged,),
+        ),
+        student_stage(plan, "student_without_points", "a student of those labels", merged),
+    ]
+
+
+def seed_stages(plan: Plan, full: bool) -> list[Stage]:
+    """Everything that one row of the table needs, for one seed."""
+    stages = build_stages(plan)
+    names = [stage.name for stage in stages]
+    extra = {
+        "teacher": [teacher_evaluation(plan)],
+        "weak": [quality_stage(plan, "quality_unrefined", plan.output / "weak.jsonl")],
+        "refine": [quality_stage(plan, "quality_refined", plan.output / "weak_refined.jsonl")],
+        "student": baseline_stages(plan),
+    }
+    if full:
+        everything = plan.source.train_json
+        extra["student"].append(student_stage(plan, "full", "all masks", everything))
+    ordered = []
+    for name, stage in zip(names, stages, strict=True):
+        ordered += [stage, *extra.get(name, ())]
+    return ordered
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    size, began = (SMOKE if args.smoke else NORMAL), time.monotonic()
+    args.output = args.output or Path("output") / ("smoke" if args.smoke else "quickstart")
+    runs, ran = [], 0
+    try:
+        folder = data_folder(args)
+        for seed in range(args.seeds):
+            plan = make_plan(args, size, folder, seed)
+            if seed == 0:
+                ran += run(plan, data_stage(plan, args, size, folder))
+            ran += run(plan, seed_stages(plan, args.full))
+            runs.append(SeedRun(seed, plan.output))
+    except PipelineError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 1
+    minutes = (time.monotonic() - began) / 60
+    print(write_report(args.output, runs, plan.source, full=args.full, smoke=args.smoke))
+    print(f"{ran} stages ran in {minutes:.1f} minutes; see {args.output / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

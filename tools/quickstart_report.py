@@ -1,0 +1,177 @@
+"""The quick start's results: one table over all seeds, an HTML page and pictures."""
+
+import html
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+from tabulate import tabulate
+
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from tools.coco_files import CocoFile, atomic_text
+from tools.coco_masks import segmentation_rle
+from tools.pipeline_stages import DataSource
+
+SHOWN_SCORE = 0.3  # of a prediction that a picture shows
+SHOWN_IMAGES = 6
+SHOWN_WIDTH = 320  # pixels of one image in a picture
+HEADERS = ("row", "AP", "AP50", "what")
+DETECTOR = "mask AP on validation images"
+QUALITY = "labels of the weak images against their hidden masks, scores forced to 1"
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One finished run and where its files are."""
+
+    seed: int
+    output: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `name` of a folder with summary.json or of a quality report."""
+
+    title: str
+    name: str
+    what: str
+
+    def figures(self, run: SeedRun) -> tuple[float, float]:
+        """AP and AP50 of one run, in percent; 0 where no instance was found at all."""
+        quality = run.output / f"{self.name}.json"
+        if quality.exists():
+            found = json.loads(quality.read_text())["mask_ap"]["scores forced to 1"]
+        else:
+            summary = run.output / self.name / "inference" / "summary.json"
+            found = json.loads(summary.read_text())["results"]["segm"]
+        # Not measured (null or NaN): no instance was found at all.
+        return tuple(found[key] if found[key] and found[key] > 0 else 0.0 for key in HEADERS[1:3])
+
+
+ROWS = (
+    Row("teacher", "teacher_detector", f"{DETECTOR}; 10% of the images, their masks only"),
+    Row("pseudo labels, unrefined", "quality_unrefined", QUALITY),
+    Row("pseudo labels, refined", "quality_refined", QUALITY),
+    Row("student", "student", f"{DETECTOR}; masks of 10%, points of 90%"),
+    Row(
+        "student without points",
+        "student_without_points",
+        f"{DETECTOR}; masks of 10%, the teacher's confident masks on 90%",
+    ),
+)
+FULL_ROW = Row("fully supervised", "full", f"{DETECTOR}; masks of all images")
+
+
+def spread(values: list[float]) -> str:
+    """The mean, with the standard deviation over seeds where there are several."""
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def table(runs: list[SeedRun], rows: tuple[Row, ...]) -> list[list[str]]:
+    lines = []
+    for row in rows:
+        ap, ap50 = zip(*(row.figures(run) for run in runs), strict=True)
+        lines.append([row.title, spread(list(ap)), spread(list(ap50)), row.what])
+    return lines
+
+
+def write_report(
+    output: Path, runs: list[SeedRun], source: DataSource, *, full: bool, smoke: bool
+) -> str:
+    """Write report.html, report.json and pictures below `output`; returns the table as text."""
+    rows = (*ROWS, FULL_ROW) if full else ROWS
+    lines = table(runs, rows)
+    seeds = [run.seed for run in runs]
+    title = f"PointWSSIS quick start, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    if smoke:
+        title += " (smoke run: a few iterations; the figures mean nothing)"
+    first = runs[0].output
+    student_picture = first / "student.png"
+    draw_predictions(first / "student", source, student_picture)
+    pictures = {
+        "Student on validation images (left: prediction, right: truth)": student_picture,
+        "Pseudo labels, unrefined": first / "quality_unrefined.png",
+        "Pseudo labels, refined by MaskRefineNet": first / "quality_refined.png",
+    }
+    figures = {row.title: [row.figures(run) for run in runs] for row in rows}
+    content = {"title": title, "seeds": seeds, "AP and AP50 by seed": figures}
+    with atomic_text(output / "report.json") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+    with atomic_text(output / "report.html") as file:
+        file.write(page(title, lines, {k: v.relative_to(output) for k, v in pictures.items()}))
+    return f"{title}\n\n" + tabulate(lines, HEADERS, disable_numparse=True)
+
+
+def page(title: str, lines: list[list[str]], pictures: dict[str, Path]) -> str:
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    head = "".join(f"<th>{name}</th>" for name in HEADERS)
+    images = "\n".join(
+        f'<h2>{html.escape(caption)}</h2>\n<img src="{path.as_posix()}" alt="">'
+        for caption, path in pictures.items()
+    )
+    return f"""<!doctype html>
+<meta charset="utf-8">
+<title>{html.escape(title)}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; }}
+td, th {{ border-bottom: 1px solid #ccc; padding: 0.3em 0.8em; text-align: left; }}
+img {{ max-width: 100%; }}
+</style>
+<h1>{html.escape(title)}</h1>
+<table>
+<tr>{head}</tr>
+{rows}
+</table>
+{images}
+"""
+
+
+def draw_predictions(student: Path, source: DataSource, path: Path) -> None:
+    """A grid of validation images: the student's confident masks beside the true ones."""
+    truth = CocoFile(source.val_json)
+    names = {category["id"]: category["name"] for category in truth.header["categories"]}
+    results = json.loads((student / "inference" / "coco_instances_results.json").read_text())
+    root = Path(source.test_name.rpartition(":")[2])
+    shown = list(truth.images.values())[:SHOWN_IMAGES]
+    true_masks = {image["id"]: [] for image in shown}
+    for annotation in truth.annotations():
+        if annotation["image_id"] in true_masks and not annotation.get("iscrowd"):
+            true_masks[annotation["image_id"]].append(annotation)
+    pairs = []
+    for image in shown:
+        pixels = read_image(str(root / image["file_name"]), "RGB")
+        found = [r for r in results if r["image_id"] == image["id"] and r["score"] >= SHOWN_SCORE]
+        sides = [draw(pixels, e, names, image) for e in (found, true_masks[image["id"]])]
+        pairs.append(np.hstack(sides))
+    height = max(pair.shape[0] for pair in pairs)
+    padded = [
+        cv2.copyMakeBorder(p, 0, height - len(p), 0, 0, cv2.BORDER_CONSTANT, value=(255,) * 3)
+        for p in pairs
+    ]
+    half = len(padded) // 2
+    grid = np.hstack([np.vstack(padded[:half]), np.vstack(padded[half : 2 * half])])
+    partial = path.with_name(f".{path.stem}.partial.png")
+    if not cv2.imwrite(str(partial), np.ascontiguousarray(grid[:, :, ::-1])):
+        raise OSError(f"{path}: could not be written")
+    partial.replace(path)
+
+
+def draw(pixels: np.ndarray, entries: list[dict], names: dict[int, str], image: dict) -> np.ndarray:
+    """RGB picture, SHOWN_WIDTH wide, with the masks and class names of COCO entries."""
+    size = image["height"], image["width"]
+    masks = [mask_utils.decode(segmentation_rle(e["segmentation"], *size)) for e in entries]
+    labels = [names[entry["category_id"]] for entry in entries]
+    scale = SHOWN_WIDTH / size[1]
+    visualizer = Visualizer(pixels, scale=scale, instance_mode=ColorMode.IMAGE)
+    masks = np.array(masks).reshape(-1, *size)
+    return visualizer.overlay_instances(masks=masks, labels=labels).get_image()
