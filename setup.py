@@ -24,7 +24,13 @@ INSTALL_REQUIRES = [
     "gdown>=6.0",
     "defusedxml>=0.7",
 ]
-DEV_REQUIRES = ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.6", "pre-commit>=3.3"]
+DEV_REQUIRES = [
+    "pytest>=7.4",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.80",
+    "ruff>=0.6",
+    "pre-commit>=3.3",
+]
 
 setup(
     name="pointwssis",

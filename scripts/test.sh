@@ -6,5 +6,6 @@ bash scripts/setup_env.sh
 source "${VENV:-.venv}/bin/activate"
 ruff check .
 ruff format --check .
-# One thread a process: the tests' tensors are small, and some tests start processes of their own.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest "$@"
+# One thread a process and a process a core: the tests' tensors are small.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+python -m pytest --numprocesses auto --dist loadfile "$@"

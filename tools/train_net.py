@@ -241,7 +241,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"TEST.AUG.ENABLED=True: only GeneralizedRCNN has test-time augmentation, not "
             f"{cfg.MODEL.META_ARCHITECTURE}; set it to False"
         )
-    for split in ("TRAIN", "TEST"):
+    for split in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
     notes = adapt_num_classes(cfg, args.eval_only)
     cfg.freeze()
