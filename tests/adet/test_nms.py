@@ -105,9 +105,11 @@ def test_nms_equals_plain_loops(case):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_empty_masks_overlap_nothing():
-    masks = torch.zeros(2, 9)
-    assert mask_iou_matrix(masks).tolist() == [[0, 0], [0, 0]]
+def test_empty_masks_and_other_groups_overlap_nothing():
+    masks = torch.zeros(4, 9)
+    masks[2:] = 1
+    ious = mask_iou_matrix(masks, torch.tensor([0, 0, 0, 1]))
+    assert torch.equal(ious, torch.diag(torch.tensor([0.0, 0, 1, 1])))
 
 
 def test_no_masks():

@@ -18,7 +18,7 @@ from .nms import NMS_KERNELS, mask_nms, matrix_nms
 
 NMS_TYPES = ("matrix", "mask")
 # Mask pixels handled at a time, a bound on memory (larger was slower on a CPU).
-CHUNK_PIXELS_CPU = 2**22
+CHUNK_PIXELS_CPU = 2**23
 CHUNK_PIXELS_GPU = 2**26
 
 # Why a prompt made no mask, in the order in which candidates are dropped.
@@ -141,7 +141,7 @@ def segment(
         return alive[keep]
 
     alive = narrow(candidates.scores > settings.score_thr, "score_thr")
-    area, maskness = areas_and_maskness(candidates.kernels[alive], pixels, settings.mask_thr)
+    area, maskness = rate_cells(candidates, alive, pixels, settings)
     scores = candidates.scores.clone()
     scores[alive] *= maskness
     alive = narrow(area > grids.strides_of(candidates.cells[alive]), "area")
@@ -150,15 +150,15 @@ def segment(
 
     probabilities = mask_probabilities(candidates.kernels[alive], pixels)
     updated = suppress(probabilities, candidates, alive, scores[alive], settings)
-    kept = updated > 0
-    alive, probabilities, updated = narrow(kept, "nms"), probabilities[kept], updated[kept]
-    order = torch.sort(updated, descending=True, stable=True).indices
-    alive, probabilities, updated = alive[order], probabilities[order], updated[order]
-    best = torch.arange(len(alive), device=alive.device) < settings.max_per_img
-    alive, probabilities, updated = narrow(best, "max_per_img"), probabilities[best], updated[best]
+    narrow(updated > 0, "nms")
+    # Rows of `probabilities` that stay, best first: large arrays are not copied at every step.
+    rows = torch.sort(updated, descending=True, stable=True).indices[: int((updated > 0).sum())]
+    fates[alive[rows[settings.max_per_img :]]] = REASONS.index("max_per_img")
+    rows = rows[: settings.max_per_img]
+    alive, updated = alive[rows], updated[rows]
 
     masks = enlarge(
-        probabilities.unflatten(1, feature.shape[1:]), image_size_hw, output_size_hw, settings
+        probabilities[rows].unflatten(1, feature.shape[1:]), image_size_hw, output_size_hw, settings
     )
     if candidates.prompts is not None:  # a prompt's empty mask is a failure to be told
         filled = masks.flatten(1).any(dim=1)
@@ -171,6 +171,20 @@ def segment(
     if candidates.prompts is not None:
         results.prompt_indices = candidates.prompts[alive]
     return results, unmatched_prompts(candidates, fates)
+
+
+def rate_cells(
+    candidates: Candidates, alive: Tensor, pixels: Tensor, settings: InferenceSettings
+) -> tuple[Tensor, Tensor]:
+    """Mask area and maskness of the candidates `alive` (M,): two of (M,).
+
+    Candidates of one cell (several classes or prompts) share its kernel, and so one mask.
+    """
+    cells, which = candidates.cells[alive].unique(return_inverse=True)
+    kernels = candidates.kernels.new_empty(len(cells), candidates.kernels.shape[1])
+    kernels[which] = candidates.kernels[alive]
+    area, maskness = areas_and_maskness(kernels, pixels, settings.mask_thr)
+    return area[which], maskness[which]
 
 
 def suppress(

@@ -14,13 +14,24 @@ def point_nms(scores: Tensor) -> Tensor:
     return scores * (pooled == scores)
 
 
-def mask_iou_matrix(masks: Tensor) -> Tensor:
-    """IoU of every pair of masks (N, HW), 0 or 1: (N, N) float32; two empty masks give 0."""
+def mask_iou_matrix(masks: Tensor, groups: Tensor) -> Tensor:
+    """IoU of every pair of masks of the same group: (N, N) float32, 0 for other pairs.
+
+    Two empty masks give 0. One product a group: with many classes that is a fraction of all pairs.
+
+    Args:
+        masks: (N, HW) 0 or 1.  groups: (N,) int64.
+    """
     masks = masks.float()
     areas = masks.sum(dim=1)
-    intersections = masks @ masks.T
-    unions = areas[:, None] + areas[None, :] - intersections
-    return intersections / unions.clamp(min=1)
+    ious = masks.new_zeros(len(masks), len(masks))
+    for group in groups.unique():
+        members = torch.nonzero(groups == group).flatten()
+        own, own_areas = masks[members], areas[members]
+        intersections = own @ own.T
+        unions = own_areas[:, None] + own_areas[None, :] - intersections
+        ious[members[:, None], members] = intersections / unions.clamp(min=1)
+    return ious
 
 
 def matrix_nms(
@@ -36,8 +47,7 @@ def matrix_nms(
         raise ValueError(f"Matrix NMS kernel {kernel!r}; expected one of {NMS_KERNELS}")
     if len(scores) == 0:
         return scores
-    same_group = groups[:, None] == groups[None, :]
-    ious = (mask_iou_matrix(masks) * same_group).triu(diagonal=1)  # [i, j]: i is better than j
+    ious = mask_iou_matrix(masks, groups).triu(diagonal=1)  # [i, j]: i is better than j
     # How much mask i is itself suppressed; what a suppressed mask suppresses counts less.
     worst = ious.amax(dim=0)[:, None]
     if kernel == "gaussian":
@@ -54,9 +64,7 @@ def mask_nms(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
     Args:
         masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.
     """
-    same_group = groups[:, None] == groups[None, :]
-    overlaps = (mask_iou_matrix(masks) > threshold) & same_group
-    overlaps = overlaps.triu(diagonal=1).cpu().numpy()
+    overlaps = (mask_iou_matrix(masks, groups) > threshold).triu(diagonal=1).cpu().numpy()
     keep = torch.ones(len(masks), dtype=torch.bool).numpy()
     for i, row in enumerate(overlaps):  # N steps on rows of bits; each needs the one before
         if keep[i]:
