@@ -1,0 +1,61 @@
+"""Every command in README and docs names files and options that exist."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "maskrefinenet" / "README.md", ROOT / "AdelaiDet" / "README.md"]
+
+
+def commands() -> list[str]:
+    """Commands of the shell blocks, continued lines joined, comments and `...` left out."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                command = line.split(" #")[0].strip()
+                if command and not command.startswith("#"):
+                    found.append(command)
+    return sorted(set(found))
+
+
+def help_text(command: list[str], capsys) -> str:
+    """What the program of a command prints for --help."""
+    if command[:3] == ["python", "-m", "maskrefinenet"]:
+        module, arguments = "maskrefinenet.__main__", [command[3], "--help"]
+    elif command[0] == "python":
+        module, arguments = command[1].removesuffix(".py").replace("/", "."), ["--help"]
+    else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
+        name = "quickstart" if "quickstart" in command[1] else "pipeline"
+        module, arguments = f"tools.{name}", ["--help"]
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(module).main(arguments)
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", commands())
+def test_documented_commands_exist(command, capsys):
+    words = shlex.split(command)
+    while "=" in words[0]:  # VARIABLE=value before the command
+        words = words[1:]
+    program = words[1]
+    if program.startswith(("tools/", "scripts/")):
+        assert (ROOT / program).is_file()
+    if "--config-file" in words:
+        assert (ROOT / words[words.index("--config-file") + 1]).is_file()
+    options = {word.split("=")[0] for word in words[1:] if word.startswith("--")}
+    if program in ("scripts/test.sh", "scripts/setup_env.sh"):
+        assert not options
+        return
+    missing = {option for option in options if option not in help_text(words, capsys)}
+    assert not missing, f"{program} does not know {missing}"
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) > 15
