@@ -25,6 +25,7 @@ import torch
 
 from tools.pipeline_stages import (
     DATA_SOURCES,
+    RLE_LABELS,
     ROOT,
     SCHEDULES,
     Plan,
@@ -37,6 +38,10 @@ from tools.pipeline_stages import (
 BYTES_PER_CHECKPOINT = 550e6  # R-101-FPN SOLOv2 with its momentum buffers, measured
 IMAGES_LOOKED_FOR = 20  # of each annotation file, before a stage starts
 SECONDS_BETWEEN_LOOKS = 5.0
+STUDENTS = {
+    "solov2": "configs/PointWSSIS/R101_student.yaml",
+    "mask_rcnn": "configs/COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
+}
 
 
 class PipelineError(Exception):
@@ -54,7 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--val-json", type=Path, help="with --dataset own: validation file")
     parser.add_argument("--val-root", type=Path, help="with --dataset own: validation images")
     parser.add_argument("--teacher-config", default="configs/PointWSSIS/R101_teacher.yaml")
-    parser.add_argument("--student-config", default="configs/PointWSSIS/R101_student.yaml")
+    parser.add_argument("--student", choices=STUDENTS, default="solov2")
+    parser.add_argument("--student-config", help="another than --student's own")
     parser.add_argument("--split", default="", metavar="OPTIONS", help="for tools/split_coco.py")
     parser.add_argument("--refiner", default="", metavar="OPTIONS", help="for its training")
     parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
@@ -86,7 +92,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         schedule=SCHEDULES[args.subset],
         output=Path(os.environ.get("OUTPUT_DIR") or f"output/{args.dataset}_{args.subset}"),
         teacher_config=args.teacher_config,
-        student_config=args.student_config,
+        student_config=args.student_config or STUDENTS[args.student],
+        student_solver=RLE_LABELS if args.student == "mask_rcnn" else (),
         num_gpus=num_gpus,
         num_nodes=num_nodes,
         overrides=tuple(args.opts),

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_GPUS = 8  # the published schedules are for 8 GPUs with 2 images each
 CHECKPOINT_PERIOD = 5000  # iterations between the teacher's checkpoints, SPEC 3.6
+RLE_LABELS = ("INPUT.MASK_FORMAT", "bitmask")  # pseudo labels are RLE, which polygon configs refuse
 CHECKPOINTS_OF_A_SHORT_TEACHER = 9  # where MAX_ITER is overridden: about so many checkpoints
 
 

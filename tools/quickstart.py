@@ -39,6 +39,7 @@ CONFIGS = {
     "coco": (SHAPES.format("teacher"), SHAPES.format("student")),
     "nuclei": (NUCLEI, NUCLEI),
 }
+STUDENT_CONFIGS = {"solov2": None, "mask_rcnn": "configs/Quickstart/mask_rcnn_shapes.yaml"}
 # annotations and images of training and validation, below the data set's folder
 FILES = {
     "shapes": (
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, help="own copy of the data; nuclei and coco need it")
     parser.add_argument("--output", type=Path, help="default: output/quickstart")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
+    parser.add_argument("--student", choices=sorted(STUDENT_CONFIGS), default="solov2")
     parser.add_argument("--full", action="store_true", help="also train on all masks")
     parser.add_argument("--smoke", action="store_true", help="a few iterations of everything")
     return parser
@@ -125,7 +127,7 @@ def make_plan(args: argparse.Namespace, size: Size, folder: Path, seed: int) -> 
         schedule=size.teacher,
         output=output,
         teacher_config=teacher_config,
-        student_config=student_config,
+        student_config=STUDENT_CONFIGS[args.student] or student_config,
         num_gpus=0,
         num_nodes=1,
         overrides=("SEED", str(seed), "SOLVER.CHECKPOINT_PERIOD", str(size.checkpoint_period)),
@@ -232,7 +234,9 @@ def seed_stages(plan: Plan, full: bool) -> list[Stage]:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     size, began = (SMOKE if args.smoke else NORMAL), time.monotonic()
-    args.output = args.output or Path("output") / ("smoke" if args.smoke else "quickstart")
+    name = "smoke" if args.smoke else "quickstart"
+    name += "" if args.student == "solov2" else f"_{args.student}"
+    args.output = args.output or Path("output", name)
     runs, ran = [], 0
     try:
         folder = data_folder(args)

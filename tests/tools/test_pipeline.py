@@ -92,6 +92,13 @@ def test_dry_run_prints_the_commands_and_runs_nothing(make_plan, tmp_path, capsy
     assert not (tmp_path / "output").exists()
 
 
+def test_another_student_reads_the_same_labels(make_plan):
+    student = build_stages(make_plan("10p", "--student", "mask_rcnn"))[-1].command
+    assert "mask_rcnn_R_101_FPN_3x" in option(student, "--config-file")
+    assert option(student, "INPUT.MASK_FORMAT") == "bitmask"
+    assert (pipeline.ROOT / option(student, "--config-file")).is_file()
+
+
 def toy_stages(plan, code: str = "") -> list[Stage]:
     """Two stages that append a line to what they make; the second may fail."""
 
