@@ -105,6 +105,21 @@ def test_nms_equals_plain_loops(case):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_many_masks_of_a_class_overlap_as_few_do():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(140, 50, 45)
+    for mask in masks:
+        y, x = torch.randint(0, 40, (2,), generator=generator).tolist()
+        mask[y : y + 9, x : x + 7] = 1
+    masks[5] = 0
+    masks = masks.flatten(1)
+    groups = (torch.arange(140) % 7 == 0).long()  # one group on either side of LARGE_GROUP
+    shared = masks @ masks.T
+    unions = masks.sum(dim=1)[:, None] + masks.sum(dim=1) - shared
+    want = shared / unions.clamp(min=1) * (groups[:, None] == groups)
+    assert torch.equal(mask_iou_matrix(masks, groups), want)
+
+
 def test_empty_masks_and_other_groups_overlap_nothing():
     masks = torch.zeros(4, 9)
     masks[2:] = 1
