@@ -112,7 +112,8 @@ def add_ground_truth_to_proposals_single_image(
     added.objectness_logits = logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
     missing = [name for name in proposals.get_fields() if not added.has(name)]
     if missing:
-        raise ValueError(
+        # Upstream parity: an AssertionError is what callers expect here.
+        raise AssertionError(
             f"the proposals have the fields {missing}, the ground truth has not: it cannot be "
             "added to them"
         )

@@ -281,11 +281,16 @@ class FastRCNNOutputLayers(nn.Module):
             return []
         proposal_boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
         boxes = self.box2box_transform.apply_deltas(predictions[1], proposal_boxes)
-        return list(boxes.split([len(p) for p in proposals]))
+        return list(boxes.split(_numbers_of_boxes(proposals)))
 
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
         """For each image (R, K + 1) probabilities, of the background last."""
         probabilities = F.softmax(predictions[0], dim=-1)
-        return list(probabilities.split([len(p) for p in proposals]))
+        return list(probabilities.split(_numbers_of_boxes(proposals)))
+
+
+def _numbers_of_boxes(proposals: list[Instances]) -> list[int]:
+    """How many each image has; `shape`, unlike `len`, stays variable in a trace."""
+    return [p.proposal_boxes.tensor.shape[0] for p in proposals]

@@ -106,6 +106,7 @@ def test_fast_evaluation_equals_pycocotools(golden_gt, golden_detections, iou_ty
     )
     for name in ("precision", "recall", "scores"):
         np.testing.assert_allclose(fast.eval[name], plain.eval[name], atol=1e-12)
+    np.testing.assert_allclose(fast.stats, plain.stats, atol=1e-12)
 
 
 def as_coco(**sections):

@@ -183,6 +183,21 @@ def test_predicted_boxes_and_probabilities_are_split_by_image():
     assert torch.equal(second[0], boxes[1][0, 8:])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method,columns", [("predict_boxes", 12), ("predict_probs", 4)])
+def test_a_trace_holds_for_other_numbers_of_proposals(method, columns):
+    predictor = make_predictor()
+
+    def predict(values, boxes):
+        proposals = Instances((10, 10), proposal_boxes=Boxes(boxes))
+        return getattr(predictor, method)((values, values), [proposals])
+
+    traced = torch.jit.trace(predict, (torch.randn(10, columns), torch.rand(10, 4)))
+    for count in (10, 5, 20):
+        values, boxes = torch.randn(count, columns), random_boxes(count)
+        torch.testing.assert_close(traced(values, boxes), predict(values, boxes))
+
+
 def test_arguments_are_checked():
     assert make_predictor().cls_score.in_features == 4
     predictor = FastRCNNOutputLayers(6, box2box_transform=TRANSFORM, num_classes=2)

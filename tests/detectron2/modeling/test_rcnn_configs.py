@@ -10,7 +10,8 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation")
+FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "Misc")
+ITERATIONS = {"1x": 90000, "3x": 270000, "9x": 202500}  # the 9x one has batches of 64
 NAMES = [f"{folder}/{path.name}" for folder in FOLDERS for path in (CONFIGS / folder).glob("*")]
 QUICKSTART = "Quickstart/mask_rcnn_shapes.yaml"
 
@@ -32,11 +33,14 @@ def test_config_builds_its_model(name, caplog):
             assert model.proposal_generator.anchor_generator.strides == want
     if name != QUICKSTART:
         assert f"R_{cfg.MODEL.RESNETS.DEPTH}_" in name
-        assert cfg.SOLVER.MAX_ITER == (270000 if "3x" in name else 90000)
+        schedule = next(part for part in Path(name).stem.split("_") if part in ITERATIONS)
+        assert cfg.SOLVER.MAX_ITER == ITERATIONS[schedule]
+    if name.startswith("Misc/scratch"):
+        assert cfg.MODEL.WEIGHTS == "" and all(p.requires_grad for p in model.parameters())
+        norms = {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__}
+        assert norms == {"GroupNorm"}
 
 
 def test_the_published_weights_have_their_configs():
-    published = [name for name in model_zoo.model_zoo.PUBLISHED if name.split("/")[0] in FOLDERS]
-    assert published
-    for name in published:
+    for name in model_zoo.model_zoo.PUBLISHED:
         assert f"{name}.yaml" in NAMES

@@ -219,7 +219,7 @@ def test_ground_truth_follows_the_proposals():
     with pytest.raises(ValueError, match="proposals of 1 images, ground truth of 2"):
         add_ground_truth_to_proposals([truth, truth], [proposals])
     proposals.extra = torch.zeros(2)
-    with pytest.raises(ValueError, match=r"\['extra'\]"):
+    with pytest.raises(AssertionError, match=r"\['extra'\]"):
         add_ground_truth_to_proposals([truth], [proposals])
 
 
