@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from adet.modeling.solov2.nms import mask_nms
-from tools.benchmark import Scale, main, mask_nms_loop, measure, median_times, print_table
+from tools.benchmark import main
+from tools.benchmark_solov2 import Scale, mask_nms_loop, measure, median_times, print_table
 from tools.released import ROOT
 
 CONFIG_FILE = ROOT / "configs" / "Quickstart" / "shapes_teacher.yaml"
