@@ -75,8 +75,8 @@ NORMAL = Size(
     val_images=100,
     teacher=Schedule(400, (300,), (299, 399)),
     checkpoint_period=50,
-    student_iterations=500,
-    refiner=(*REFINER, "96", "--iterations", "300", "--batch-size", "16", "--lr", "0.001"),
+    student_iterations=600,
+    refiner=(*REFINER, "64", "--iterations", "250", "--batch-size", "16", "--lr", "0.001"),
 )
 SMOKE = Size(
     train_images=40,
