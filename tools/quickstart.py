@@ -73,9 +73,9 @@ REFINER = ("--encoder", "resnet18", "--weights", "none", "--workers", "1", "--si
 NORMAL = Size(
     train_images=600,
     val_images=100,
-    teacher=Schedule(400, (300,), (299, 399)),
+    teacher=Schedule(500, (400,), (349, 449)),
     checkpoint_period=50,
-    student_iterations=600,
+    student_iterations=800,
     refiner=(*REFINER, "64", "--iterations", "250", "--batch-size", "16", "--lr", "0.001"),
 )
 SMOKE = Size(
