@@ -57,8 +57,9 @@ def test_annotations_describe_their_masks(shapes, train):
         ys, xs = np.nonzero(mask)
         x, y, w, h = annotation["bbox"]
         assert annotation["area"] == pytest.approx(mask.sum(), rel=0.12)
+        # The tip of a star or triangle is thinner than a pixel up to two pixels from its end.
         np.testing.assert_allclose(
-            [x, y, x + w, y + h], [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1.5
+            [x, y, x + w, y + h], [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=2
         )
 
 
