@@ -26,7 +26,9 @@ def test_without_a_process_group_the_world_is_one_process():
     assert comm.shared_random_seed() == seed
 
 
-def test_local_group_must_have_been_made():
+def test_local_group_must_have_been_made(monkeypatch):
+    # Another test of this process may have made one.
+    monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
     with pytest.raises(ValueError, match="create_local_process_group"):
         comm.get_local_process_group()
 
