@@ -37,11 +37,20 @@ class Widths(NamedTuple):
         return cls((64, 256, 512, 1024, 2048), 512, decoders)
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution that keeps the size; taps that reach nothing but padding are left out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size == (3, 3) and self.dilation[0] >= max(x.shape[-2:]):
+            return F.conv2d(x, self.weight[:, :, 1:2, 1:2], self.bias)
+        return super().forward(x)
+
+
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Module:
     """A convolution that keeps the size, batch norm, ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
-        nn.Conv2d(
+        SameConv2d(
             in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
         ),
         nn.BatchNorm2d(out_channels),
@@ -75,8 +84,12 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        conv, norm, relu = self.conv[0]
+        # A 1x1 convolution and a resize commute: the deep part is convolved while it is small.
+        x = F.conv2d(x, conv.weight[:, : x.shape[1]])
         x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-        return self.conv(torch.cat([x, skip], dim=1))
+        x = x + F.conv2d(skip, conv.weight[:, -skip.shape[1] :], conv.bias)
+        return self.conv[1](relu(norm(x)))
 
 
 class MaskRefineNet(nn.Module):

@@ -4,10 +4,11 @@
     python tools/benchmark_maskrefinenet.py
 
 The twin is what the network's definition says, and no more: for each instance an input with all
-class-point channels, through the plain network, alone.
+class-point channels, through the network with its layers in their plain form, alone.
 """
 
 import argparse
+import copy
 import sys
 import tempfile
 import time
@@ -21,12 +22,14 @@ if not __package__:  # run as a script: the folder above holds the packages
 import cv2
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
 from maskrefinenet.__main__ import make_parser
 from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
 from maskrefinenet.distributed import world
+from maskrefinenet.model import Decoder, SameConv2d
 from maskrefinenet.points import class_point_map
 from maskrefinenet.records import mask_fields, write_line
 from maskrefinenet.refine import refine_file
@@ -61,6 +64,22 @@ def random_scene(rng: np.random.Generator, count: int, num_classes: int) -> tupl
         masks.append(mask)
         points.append(centre.astype(float))
     return image, np.stack(masks), np.stack(points), rng.integers(0, num_classes, count)
+
+
+class PlainDecoder(Decoder):
+    """The decoder as it is defined: enlarge, concatenate, convolve."""
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+        return self.conv(torch.cat([x, skip], dim=1))
+
+
+def plain_twin(model: MaskRefineNet) -> MaskRefineNet:
+    """The same weights in plain layers."""
+    twin, plain = copy.deepcopy(model), {Decoder: PlainDecoder, SameConv2d: torch.nn.Conv2d}
+    for module in twin.modules():
+        module.__class__ = plain.get(type(module), type(module))
+    return twin
 
 
 def dense_one_by_one(model: MaskRefineNet, crops: Sequence[Crop]) -> np.ndarray:
@@ -109,10 +128,11 @@ def measure(
         refiner.prepare(image, mask, tuple(point), int(index))
         for mask, point, index in zip(masks, points, classes, strict=True)
     ]
-    difference = np.abs(dense_one_by_one(model, crops) - sparse_batches(refiner, crops)).max()
+    twin = plain_twin(model)
+    difference = np.abs(dense_one_by_one(twin, crops) - sparse_batches(refiner, crops)).max()
     dense, sparse = best_times(
         repeats,
-        lambda: dense_one_by_one(model, crops),
+        lambda: dense_one_by_one(twin, crops),
         lambda: sparse_batches(refiner, crops),
     )
     dense_bytes = 4 * (model.point_channels + 4) * size**2

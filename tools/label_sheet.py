@@ -1,6 +1,8 @@
 """A contact sheet of pseudo labels: image and points, pseudo masks, true masks, side by side."""
 
 import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -18,29 +20,63 @@ NO_TRUTH_COLOUR = (255, 255, 255)  # of pseudo labels that belong to no true ins
 TITLES = ("image and points", "pseudo labels", "true masks")
 
 
+@dataclass(frozen=True)
+class SheetRow:
+    """One image of a sheet; a label and the true instance that it belongs to share a number.
+
+    picture: (H, W, 3) uint8 BGR.
+    points: (x, y) pixel indices of true instance 0, 1, ...
+    columns: for each panel after the first, its labels as pairs (number, label); the number is that
+        of the true instance, None where there is none.
+    """
+
+    picture: np.ndarray
+    points: list[tuple[int, tuple[float, float]]]
+    columns: list[list[tuple[int | None, Label]]]
+
+
 def draw_sheet(images: list[ImageLabels], image_root: Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, one row an image; a label and its true instance share a colour."""
-    rows = [_header()]
+    """(H, W, 3) uint8 BGR, one row an image: its points, pseudo labels and true masks."""
+    rows = []
     for entry in images:
         picture = read_picture(image_root, entry.image)
-        colours = [_colour(index) for index in range(len(entry.truth))]
-        pseudo_colours = [NO_TRUTH_COLOUR] * len(entry.pseudo)
-        for truth, pseudo in entry.matches.items():
-            pseudo_colours[pseudo] = colours[truth]
-        scale = PANEL_WIDTH / picture.shape[1]
-        size = (PANEL_WIDTH, max(1, round(picture.shape[0] * scale)))
-        panels = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for _ in TITLES]
-        for label, colour in zip(entry.truth, colours, strict=True):
-            if not label.crowd:
-                _draw_point(panels[0], label.point, scale, colour)
-        for label, colour in zip(entry.pseudo, pseudo_colours, strict=True):
-            _draw_mask(panels[1], label, colour)
-        for label, colour in zip(entry.truth, colours, strict=True):
-            if not label.crowd:
-                _draw_mask(panels[2], label, colour)
-        rows.append(_join(panels))
-    gap = np.zeros((GAP, rows[0].shape[1], 3), np.uint8)
-    return np.vstack([part for row in rows for part in (row, gap)][:-1])
+        columns = [numbered_pseudo(entry), numbered_truth(entry)]
+        rows.append(SheetRow(picture, true_points(entry), columns))
+    return draw_rows(TITLES, rows)
+
+
+def numbered_pseudo(entry: ImageLabels) -> list[tuple[int | None, Label]]:
+    """Pseudo labels with the numbers of their true instances."""
+    owner = {pseudo: truth for truth, pseudo in entry.matches.items()}
+    return [(owner.get(number), label) for number, label in enumerate(entry.pseudo)]
+
+
+def numbered_truth(entry: ImageLabels) -> list[tuple[int | None, Label]]:
+    """True instances but crowds."""
+    return [(number, label) for number, label in enumerate(entry.truth) if not label.crowd]
+
+
+def true_points(entry: ImageLabels) -> list[tuple[int, tuple[float, float]]]:
+    """Number and point of each true instance but crowds."""
+    return [(number, label.point) for number, label in numbered_truth(entry)]
+
+
+def draw_rows(titles: Sequence[str], rows: Sequence[SheetRow]) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: a header, and for each row its points and one panel a column."""
+    parts = [_header(titles)]
+    for row in rows:
+        scale = PANEL_WIDTH / row.picture.shape[1]
+        size = (PANEL_WIDTH, max(1, round(row.picture.shape[0] * scale)))
+        panels = [cv2.resize(row.picture, size, interpolation=cv2.INTER_AREA) for _ in titles]
+        for number, point in row.points:
+            _draw_point(panels[0], point, scale, _colour(number))
+        for panel, labels in zip(panels[1:], row.columns, strict=True):
+            for number, label in labels:
+                colour = NO_TRUTH_COLOUR if number is None else _colour(number)
+                _draw_mask(panel, label, colour)
+        parts.append(_join(panels))
+    gap = np.zeros((GAP, parts[0].shape[1], 3), np.uint8)
+    return np.vstack([part for row in parts for part in (row, gap)][:-1])
 
 
 def read_picture(image_root: Path, image: dict) -> np.ndarray:
@@ -62,9 +98,9 @@ def _join(panels: list[np.ndarray]) -> np.ndarray:
     return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
 
-def _header() -> np.ndarray:
+def _header(titles: Sequence[str]) -> np.ndarray:
     panels = []
-    for title in TITLES:
+    for title in titles:
         panel = np.full((HEADER_HEIGHT, PANEL_WIDTH, 3), 32, np.uint8)
         where = (8, HEADER_HEIGHT - 8)
         cv2.putText(

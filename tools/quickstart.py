@@ -1,10 +1,12 @@
 """Show on a CPU, in minutes, what a point per instance is worth: the whole chain and its rivals.
 
-    python tools/quickstart.py [--data shapes|nuclei|coco --root DIR] [--seeds 3] [--full] [--smoke]
+    python tools/quickstart.py [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
+        [--student mask_rcnn] [--full] [--smoke]
 
-Makes (or takes) a small data set, runs every stage of tools/pipeline.py on it with 10% of the
-masks, trains a student from the teacher's own confident predictions for comparison, and writes a
-table, output/quickstart/report.html and pictures. A second run goes on where the first stopped.
+Makes (or takes) a small data set, runs every stage of tools/pipeline.py on it with the masks of
+10% of the images, trains a student from the teacher's own confident predictions for comparison,
+and writes a table, output/quickstart/report.html and pictures. A second run goes on where the
+first stopped.
 """
 
 import argparse
@@ -18,6 +20,7 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
 
 from tools.pipeline import PipelineError, run
 from tools.pipeline_stages import (
+    SCHEDULES,
     DataSource,
     Plan,
     Schedule,
@@ -30,7 +33,6 @@ from tools.pipeline_stages import (
 )
 from tools.quickstart_report import SeedRun, write_report
 
-SUBSET = "10p"
 CONFIDENT = 0.5  # score from which the teacher's own predictions serve as labels without points
 SHAPES = "configs/Quickstart/shapes_{}.yaml"
 NUCLEI = "configs/Quickstart/nuclei.yaml"
@@ -94,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", choices=sorted(CONFIGS), default="shapes")
     parser.add_argument("--root", type=Path, help="own copy of the data; nuclei and coco need it")
+    parser.add_argument("--subset", choices=SCHEDULES, default="10p", help="images with masks")
     parser.add_argument("--output", type=Path, help="default: output/quickstart")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
     parser.add_argument("--student", choices=sorted(STUDENT_CONFIGS), default="solov2")
@@ -123,7 +126,7 @@ def make_plan(args: argparse.Namespace, size: Size, folder: Path, seed: int) -> 
     teacher_config, student_config = CONFIGS[args.data]
     return Plan(
         source=data_source(args, folder, output),
-        subset=SUBSET,
+        subset=args.subset,
         schedule=size.teacher,
         output=output,
         teacher_config=teacher_config,
@@ -153,7 +156,7 @@ def quality_stage(plan: Plan, name: str, records: Path) -> Stage:
     report, sheet = plan.output / f"{name}.json", plan.output / f"{name}.png"
     command = [*python(plan, "tools/evaluate_labels.py"), "--labels", str(records)]
     command += ["--truth-json", str(plan.source.train_json)]
-    command += ["--weak-json", str(plan.source.path(SUBSET, "w"))]
+    command += ["--weak-json", str(plan.source.path(plan.subset, "w"))]
     command += ["--image-root", str(plan.source.image_root)]
     command += ["--output", str(report), "--sheet", str(sheet)]
     return Stage(
@@ -186,10 +189,10 @@ def student_stage(plan: Plan, name: str, what: str, annotations: Path) -> Stage:
 def baseline_stages(plan: Plan) -> list[Stage]:
     """Semi-supervision without points: the teacher's own confident masks as pseudo labels."""
     source, records = plan.source, plan.output / "confident.jsonl"
-    weights, merged = plan.output / "teacher/model_final.pth", source.path(SUBSET, "confident")
+    weights, merged = plan.output / "teacher/model_final.pth", source.path(plan.subset, "confident")
     generate = generation(plan, "w", "none", weights, records)
     generate += ["MODEL.SOLOV2.NMS_TYPE", "matrix"]
-    strong, weak = source.path(SUBSET, "s"), source.path(SUBSET, "w")
+    strong, weak = source.path(plan.subset, "s"), source.path(plan.subset, "w")
     merge = [*python(plan, "tools/merge_labels.py"), "--strong-json", str(strong)]
     merge += ["--records", str(records), "--weak-json", str(weak), "--output", str(merged)]
     merge += ["--min-score", str(CONFIDENT)]
@@ -250,7 +253,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     minutes = (time.monotonic() - began) / 60
-    print(write_report(args.output, runs, plan.source, full=args.full, smoke=args.smoke))
+    percent = int(args.subset.removesuffix("p"))
+    sizes = {"full": args.full, "smoke": args.smoke}
+    print(write_report(args.output, runs, plan.source, percent=percent, **sizes))
     print(f"{ran} stages ran in {minutes:.1f} minutes; see {args.output / 'report.html'}")
     return 0
 

@@ -20,6 +20,7 @@ from tools.pipeline_stages import DataSource
 SHOWN_SCORE = 0.3  # of a prediction that a picture shows
 SHOWN_IMAGES = 6
 SHOWN_WIDTH = 320  # pixels of one image in a picture
+BY_SEED = "AP and AP50 by seed"  # key of report.json
 HEADERS = ("row", "AP", "AP50", "what")
 DETECTOR = "mask AP on validation images"
 QUALITY = "labels of the weak images against their hidden masks, scores forced to 1"
@@ -53,18 +54,24 @@ class Row:
         return tuple(found[key] if found[key] and found[key] > 0 else 0.0 for key in HEADERS[1:3])
 
 
-ROWS = (
-    Row("teacher", "teacher_detector", f"{DETECTOR}; 10% of the images, their masks only"),
-    Row("pseudo labels, unrefined", "quality_unrefined", QUALITY),
-    Row("pseudo labels, refined", "quality_refined", QUALITY),
-    Row("student", "student", f"{DETECTOR}; masks of 10%, points of 90%"),
-    Row(
-        "student without points",
-        "student_without_points",
-        f"{DETECTOR}; masks of 10%, the teacher's confident masks on 90%",
-    ),
-)
 FULL_ROW = Row("fully supervised", "full", f"{DETECTOR}; masks of all images")
+
+
+def table_rows(percent: int, *, full: bool) -> list[Row]:
+    """The table's lines where `percent` of the images have masks."""
+    strong, weak = f"{percent}%", f"{100 - percent}%"
+    rows = [
+        Row("teacher", "teacher_detector", f"{DETECTOR}; masks of {strong}, nothing else"),
+        Row("pseudo labels, unrefined", "quality_unrefined", QUALITY),
+        Row("pseudo labels, refined", "quality_refined", QUALITY),
+        Row("student", "student", f"{DETECTOR}; masks of {strong}, points of {weak}"),
+        Row(
+            "student without points",
+            "student_without_points",
+            f"{DETECTOR}; masks of {strong}, the teacher's confident masks on {weak}",
+        ),
+    ]
+    return [*rows, FULL_ROW] if full else rows
 
 
 def spread(values: list[float]) -> str:
@@ -73,7 +80,7 @@ def spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
-def table(runs: list[SeedRun], rows: tuple[Row, ...]) -> list[list[str]]:
+def table(runs: list[SeedRun], rows: list[Row]) -> list[list[str]]:
     lines = []
     for row in rows:
         ap, ap50 = zip(*(row.figures(run) for run in runs), strict=True)
@@ -82,13 +89,20 @@ def table(runs: list[SeedRun], rows: tuple[Row, ...]) -> list[list[str]]:
 
 
 def write_report(
-    output: Path, runs: list[SeedRun], source: DataSource, *, full: bool, smoke: bool
+    output: Path,
+    runs: list[SeedRun],
+    source: DataSource,
+    *,
+    percent: int,
+    full: bool,
+    smoke: bool,
 ) -> str:
     """Write report.html, report.json and pictures below `output`; returns the table as text."""
-    rows = (*ROWS, FULL_ROW) if full else ROWS
+    rows = table_rows(percent, full=full)
     lines = table(runs, rows)
     seeds = [run.seed for run in runs]
-    title = f"PointWSSIS quick start, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    title = f"PointWSSIS quick start, masks of {percent}% of the images, "
+    title += f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     if smoke:
         title += " (smoke run: a few iterations; the figures mean nothing)"
     first = runs[0].output
@@ -100,7 +114,7 @@ def write_report(
         "Pseudo labels, refined by MaskRefineNet": first / "quality_refined.png",
     }
     figures = {row.title: [row.figures(run) for run in runs] for row in rows}
-    content = {"title": title, "seeds": seeds, "AP and AP50 by seed": figures}
+    content = {"title": title, "percent": percent, "seeds": seeds, BY_SEED: figures}
     with atomic_text(output / "report.json") as file:
         file.write(json.dumps(content, indent=1) + "\n")
     with atomic_text(output / "report.html") as file:

@@ -137,6 +137,9 @@ def _join_and_run(
     if use_gpu:
         # Before the first collective: NCCL uses the current device.
         torch.cuda.set_device(local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        # Else each process would take every core, and all wait for each other.
+        torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     dist.init_process_group("nccl" if use_gpu else "gloo", **group)
     comm.create_local_process_group(local_size)
     # No process may go on to barriers or time-outs before all have joined.

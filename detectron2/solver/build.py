@@ -34,6 +34,7 @@ __all__ = [
     "reduce_param_groups",
 ]
 
+OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}
 ParamGroup = dict[str, Any]  # "params": list of parameters, and options of the optimizer
 
 NORM_MODULES = (
@@ -51,8 +52,12 @@ NORM_MODULES = (
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """SGD over the trainable parameters of `model`, as `cfg.SOLVER` says."""
+    """`cfg.SOLVER.OPTIMIZER` over the trainable parameters of `model`."""
     solver = cfg.SOLVER
+    if solver.OPTIMIZER not in OPTIMIZERS:
+        raise ValueError(
+            f"SOLVER.OPTIMIZER={solver.OPTIMIZER!r}: expected one of {sorted(OPTIMIZERS)}"
+        )
     params = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -60,14 +65,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
-    return sgd(
-        params,
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        weight_decay=solver.WEIGHT_DECAY,
-    )
+    options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    if solver.OPTIMIZER == "SGD":
+        options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
+    return optimizer(params, **options)
 
 
 def get_default_optimizer_params(

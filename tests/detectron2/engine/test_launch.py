@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -25,6 +27,18 @@ def test_one_process_runs_in_place(tmp_path):
 def test_cpu_processes_talk_through_gloo(tmp_path):
     launch(add_ranks, 0, args=(tmp_path / "out", 2), num_processes=2)
     assert (tmp_path / "out").read_text() == "3 of 2"
+
+
+def write_threads(path):
+    (path / str(comm.get_rank())).write_text(str(torch.get_num_threads()))
+
+
+@pytest.mark.slow
+def test_cpu_processes_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launch(write_threads, 0, args=(tmp_path,), num_processes=2)
+    threads = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    assert sum(threads) <= max(2, os.cpu_count())
 
 
 def test_torchrun_environment_is_used(tmp_path, monkeypatch):

@@ -155,6 +155,22 @@ def test_backbone_options_equal_the_reference():
     assert len(optimizer.param_groups) == 1
 
 
+def test_adamw_takes_the_same_options():
+    cfg = clipping_config("value")
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "ADAMW", 0.1, 0.01
+    model = Net()
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    options = options_by_name(model, optimizer.param_groups)
+    assert {(o["lr"], o["weight_decay"]) for n, o in options.items() if "norm" not in n} == {
+        (0.1, 0.01)
+    }
+    assert options["norm.weight"]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY_NORM
+    cfg.SOLVER.OPTIMIZER = "ADAM"
+    with pytest.raises(ValueError, match=r"SOLVER.OPTIMIZER='ADAM'.*\['ADAMW', 'SGD'\]"):
+        build_optimizer(cfg, model)
+
+
 def clipping_config(kind: str, value: float = 1.0, norm_type: float = 2.0):
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 1.0
