@@ -68,6 +68,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.OPTIMIZER == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    else:
+        options["fused"] = True  # one pass over all parameters
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
     return optimizer(params, **options)
 

@@ -5,8 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tools.coco_samples import make_coco
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads only get in each other's way on tensors as small as those of the tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_every_class_form_of_mask_and_size_occurs(train):
     assert crowds
     assert all(isinstance(a["segmentation"]["counts"], list) for a in crowds)
     sides = np.array([max(a["bbox"][2:]) for a in single]) / 96
-    assert sides.min() < 0.15
-    assert sides.max() > 0.6
+    assert sides.min() < 0.2
+    assert sides.max() > 0.55
 
 
 def test_masks_never_overlap_and_some_have_holes(train):

@@ -1,7 +1,9 @@
 """The pipeline: published schedules, skipping, resuming, and errors that say what to do."""
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +91,22 @@ def test_dry_run_prints_the_commands_and_runs_nothing(make_plan, tmp_path, capsy
     printed = capsys.readouterr().out
     for stage in build_stages(plan):
         assert shlex.join(stage.command) in printed
+    assert not (tmp_path / "output").exists()
+
+
+def test_every_subset_has_a_script_of_its_own(tmp_path):
+    """Each prints the commands of its subset; nothing is run."""
+    scripts = sorted((pipeline.ROOT / "scripts").glob("*_*p.sh"))
+    names = {f"coco_{subset}.sh" for subset in SCHEDULES} | {"bdd100k_10p.sh"}
+    assert names <= {script.name for script in scripts}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"NUM_GPUS": "8", "OUTPUT_DIR": str(tmp_path / "output"), "VIRTUAL_ENV": "set"}
+    for name in ("coco_10p.sh", "bdd100k_10p.sh"):
+        command = ["bash", str(pipeline.ROOT / "scripts" / name), "--dry-run"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "SOLVER.MAX_ITER 45001 SOLVER.STEPS '(35000,40000)'" in done.stdout
+        assert f"_{name.removesuffix('.sh').split('_')[1]}_sw_refined" in done.stdout
     assert not (tmp_path / "output").exists()
 
 
