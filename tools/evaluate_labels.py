@@ -19,7 +19,6 @@ from typing import Any
 if not __package__:  # run as a script: the folder above holds the `tools` package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
@@ -39,6 +38,7 @@ from tools.label_quality import (
     summarise,
 )
 from tools.label_sheet import draw_sheet
+from tools.pictures import write_picture
 
 LEAST_MAX_LABELS = 100  # an image, as COCO's AP; more where an image has more pseudo labels
 COLUMNS = ("recall", "recall_iou50", "miou", "miou_labelled", "boundary_iou")
@@ -252,12 +252,7 @@ def write_sheet(
     if not shown:
         raise ValueError("no image has a true instance: there is nothing to show on a sheet")
     places = np.linspace(0, len(shown) - 1, min(num_images, len(shown))).round().astype(int)
-    sheet = draw_sheet([shown[i] for i in places], image_root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    if not cv2.imwrite(str(partial), sheet):
-        raise OSError(f"{path}: could not be written")
-    partial.replace(path)
+    write_picture(path, draw_sheet([shown[i] for i in places], image_root))
 
 
 def build_parser() -> argparse.ArgumentParser:

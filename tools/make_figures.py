@@ -2,9 +2,8 @@
 
     python tools/quickstart.py --full
     python tools/make_figures.py overview pseudo_labels
-    for percent in 1 2 5 20 50; do
-        python tools/quickstart.py --subset ${percent}p --output output/budget/${percent}p
-    done
+    python tools/quickstart.py --subset 1p --without-baseline --output output/budget/1p
+        (and so for 2p, 5p, 20p, 50p)
     python tools/make_figures.py results --budgets output/quickstart output/budget/*
 
 `overview` is the chain on one weak image: its points, the teacher's masks, the refined ones, the
@@ -23,7 +22,6 @@ from pathlib import Path
 if not __package__:  # run as a script: the folder above holds the `tools` package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -43,11 +41,12 @@ from tools.label_sheet import (
     read_picture,
     true_points,
 )
+from tools.pictures import write_picture
 from tools.quickstart_report import BY_SEED, FULL_ROW
 from tools.trained_model import load_trained
 
 FIGURES = ("overview", "pseudo_labels", "results")
-STUDENT_SCORE = 0.3  # least score of a student's mask in a picture
+STUDENT_SCORE = 0.25  # least score of a student's mask in a picture
 SHEET_IMAGES = 5
 DETECTORS = ("student", "student without points", "teacher")  # rows of the table, each a curve
 
@@ -91,12 +90,16 @@ def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]
     return replace(entry, pseudo=labels, matches=match_points(entry.truth, labels))
 
 
-def overview(run: Path) -> np.ndarray:
-    """The chain on the weak image with the most instances, as (H, W, 3) uint8 BGR."""
+def overview(run: Path, image_id: int | None = None) -> np.ndarray:
+    """The chain on a weak image, by default that with the most instances: (H, W, 3) uint8 BGR."""
     command = command_of(run, "quality_unrefined")
     root, truth = option(command, "--image-root"), CocoFile(option(command, "--truth-json"))
     unrefined, refined = load_labels(run, "weak.jsonl"), load_labels(run, "weak_refined.jsonl")
-    number = max(unrefined, key=lambda i: (len(true_points(unrefined[i])), -i))
+    number = image_id
+    if number is None:
+        number = max(unrefined, key=lambda i: (len(true_points(unrefined[i])), -i))
+    if number not in unrefined:
+        raise ValueError(f"--image-id {number}: {run / 'weak.jsonl'} has no such image")
     student = student_labels(run, unrefined[number], root, sorted(truth.category_ids))
     stages = (unrefined[number], refined[number], student)
     columns = [*map(numbered_pseudo, stages), numbered_truth(unrefined[number])]
@@ -130,6 +133,8 @@ def results(budgets: Sequence[Path]) -> np.ndarray:
     figure, axes = plt.subplots(figsize=(6, 4), dpi=120)
     for name in DETECTORS:
         points = [(r["percent"], *spread(r, name)) for r in reports if name in r[BY_SEED]]
+        if not points:
+            continue
         x, mean, deviation = zip(*points, strict=True)
         axes.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=name)
     for mean, _ in [spread(r, FULL_ROW.title) for r in reports if FULL_ROW.title in r[BY_SEED]]:
@@ -155,37 +160,33 @@ def spread(report: dict, name: str) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    if not cv2.imwrite(str(partial), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-        raise OSError(f"{path}: could not be written")
-    partial.replace(path)
-    print(path)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("figures", nargs="+", choices=FIGURES)
     parser.add_argument("--run", type=Path, default=Path("output/quickstart/seed_0"))
+    parser.add_argument("--image-id", type=int, help="of the overview; default: most instances")
     parser.add_argument("--budgets", type=Path, nargs="+", help="quick starts of several subsets")
     parser.add_argument("--output", type=Path, default=Path("figure"))
     args = parser.parse_intermixed_args(argv)
     try:
         if "results" in args.figures and not args.budgets:
             raise ValueError("results needs --budgets, the folders of the quick starts to plot")
+        pictures = {
+            "overview": lambda: overview(args.run, args.image_id),
+            "pseudo_labels": lambda: pseudo_labels(args.run),
+            "results": lambda: results(args.budgets),
+        }
         for name in args.figures:
-            picture = results(args.budgets) if name == "results" else PICTURES[name](args.run)
-            write_picture(args.output / f"{name}.png", picture)
+            path = args.output / f"{name}.png"
+            write_picture(path, pictures[name]())
+            print(path)
     except (OSError, ValueError) as error:
         print(f"make_figures: {error}", file=sys.stderr)
         return 1
     return 0
 
-
-PICTURES = {"overview": overview, "pseudo_labels": pseudo_labels}
 
 if __name__ == "__main__":
     sys.exit(main())

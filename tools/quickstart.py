@@ -1,7 +1,7 @@
 """Show on a CPU, in minutes, what a point per instance is worth: the whole chain and its rivals.
 
     python tools/quickstart.py [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
-        [--student mask_rcnn] [--full] [--smoke]
+        [--student mask_rcnn] [--full] [--without-baseline] [--smoke]
 
 Makes (or takes) a small data set, runs every stage of tools/pipeline.py on it with the masks of
 10% of the images, trains a student from the teacher's own confident predictions for comparison,
@@ -31,7 +31,7 @@ from tools.pipeline_stages import (
     python,
     training,
 )
-from tools.quickstart_report import SeedRun, write_report
+from tools.quickstart_report import SeedRun, table_rows, write_report
 
 CONFIDENT = 0.5  # score from which the teacher's own predictions serve as labels without points
 SHAPES = "configs/Quickstart/shapes_{}.yaml"
@@ -101,6 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
     parser.add_argument("--student", choices=sorted(STUDENT_CONFIGS), default="solov2")
     parser.add_argument("--full", action="store_true", help="also train on all masks")
+    parser.add_argument(
+        "--without-baseline", action="store_true", help="no student without points to compare with"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few iterations of everything")
     return parser
 
@@ -215,7 +218,7 @@ def baseline_stages(plan: Plan) -> list[Stage]:
     ]
 
 
-def seed_stages(plan: Plan, full: bool) -> list[Stage]:
+def seed_stages(plan: Plan, *, baseline: bool, full: bool) -> list[Stage]:
     """Everything that one row of the table needs, for one seed."""
     stages = build_stages(plan)
     names = [stage.name for stage in stages]
@@ -223,7 +226,7 @@ def seed_stages(plan: Plan, full: bool) -> list[Stage]:
         "teacher": [teacher_evaluation(plan)],
         "weak": [quality_stage(plan, "quality_unrefined", plan.output / "weak.jsonl")],
         "refine": [quality_stage(plan, "quality_refined", plan.output / "weak_refined.jsonl")],
-        "student": baseline_stages(plan),
+        "student": baseline_stages(plan) if baseline else [],
     }
     if full:
         everything = plan.source.train_json
@@ -240,22 +243,22 @@ def main(argv: list[str] | None = None) -> int:
     name = "smoke" if args.smoke else "quickstart"
     name += "" if args.student == "solov2" else f"_{args.student}"
     args.output = args.output or Path("output", name)
-    runs, ran = [], 0
+    runs, ran, optional = [], 0, {"baseline": not args.without_baseline, "full": args.full}
     try:
         folder = data_folder(args)
         for seed in range(args.seeds):
             plan = make_plan(args, size, folder, seed)
             if seed == 0:
                 ran += run(plan, data_stage(plan, args, size, folder))
-            ran += run(plan, seed_stages(plan, args.full))
+            ran += run(plan, seed_stages(plan, **optional))
             runs.append(SeedRun(seed, plan.output))
     except PipelineError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     minutes = (time.monotonic() - began) / 60
     percent = int(args.subset.removesuffix("p"))
-    sizes = {"full": args.full, "smoke": args.smoke}
-    print(write_report(args.output, runs, plan.source, percent=percent, **sizes))
+    rows = table_rows(percent, **optional)
+    print(write_report(args.output, runs, plan.source, rows, percent=percent, smoke=args.smoke))
     print(f"{ran} stages ran in {minutes:.1f} minutes; see {args.output / 'report.html'}")
     return 0
 

@@ -15,6 +15,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from tools.coco_files import CocoFile, atomic_text
 from tools.coco_masks import segmentation_rle
+from tools.pictures import write_picture
 from tools.pipeline_stages import DataSource
 
 SHOWN_SCORE = 0.3  # of a prediction that a picture shows
@@ -57,20 +58,18 @@ class Row:
 FULL_ROW = Row("fully supervised", "full", f"{DETECTOR}; masks of all images")
 
 
-def table_rows(percent: int, *, full: bool) -> list[Row]:
-    """The table's lines where `percent` of the images have masks."""
+def table_rows(percent: int, *, baseline: bool, full: bool) -> list[Row]:
+    """The table's lines where `percent` of the images have masks; the last two are optional."""
     strong, weak = f"{percent}%", f"{100 - percent}%"
     rows = [
         Row("teacher", "teacher_detector", f"{DETECTOR}; masks of {strong}, nothing else"),
         Row("pseudo labels, unrefined", "quality_unrefined", QUALITY),
         Row("pseudo labels, refined", "quality_refined", QUALITY),
         Row("student", "student", f"{DETECTOR}; masks of {strong}, points of {weak}"),
-        Row(
-            "student without points",
-            "student_without_points",
-            f"{DETECTOR}; masks of {strong}, the teacher's confident masks on {weak}",
-        ),
     ]
+    if baseline:
+        what = f"{DETECTOR}; masks of {strong}, the teacher's confident masks on {weak}"
+        rows.append(Row("student without points", "student_without_points", what))
     return [*rows, FULL_ROW] if full else rows
 
 
@@ -92,13 +91,12 @@ def write_report(
     output: Path,
     runs: list[SeedRun],
     source: DataSource,
+    rows: list[Row],
     *,
     percent: int,
-    full: bool,
     smoke: bool,
 ) -> str:
     """Write report.html, report.json and pictures below `output`; returns the table as text."""
-    rows = table_rows(percent, full=full)
     lines = table(runs, rows)
     seeds = [run.seed for run in runs]
     title = f"PointWSSIS quick start, masks of {percent}% of the images, "
@@ -174,10 +172,7 @@ def draw_predictions(student: Path, source: DataSource, path: Path) -> None:
     ]
     half = len(padded) // 2
     grid = np.hstack([np.vstack(padded[:half]), np.vstack(padded[half : 2 * half])])
-    partial = path.with_name(f".{path.stem}.partial.png")
-    if not cv2.imwrite(str(partial), np.ascontiguousarray(grid[:, :, ::-1])):
-        raise OSError(f"{path}: could not be written")
-    partial.replace(path)
+    write_picture(path, np.ascontiguousarray(grid[:, :, ::-1]))
 
 
 def draw(pixels: np.ndarray, entries: list[dict], names: dict[int, str], image: dict) -> np.ndarray:
