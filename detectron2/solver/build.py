@@ -69,7 +69,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if solver.OPTIMIZER == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     else:
-        options["fused"] = True  # one pass over all parameters
+        # One pass over all parameters; but it would take scaled gradients unclipped.
+        options["fused"] = not solver.AMP.ENABLED
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
     return optimizer(params, **options)
 
