@@ -146,7 +146,7 @@ def results(budgets: Sequence[Path]) -> np.ndarray:
     axes.set(xlabel="images with masks", ylabel="mask AP on validation images", ylim=(0, None))
     axes.set_title("Shapes, 600 training images")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.tight_layout()
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, 2::-1].copy()
