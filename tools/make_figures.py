@@ -130,7 +130,7 @@ def results(budgets: Sequence[Path]) -> np.ndarray:
     """
     reports = [json.loads((folder / "report.json").read_text()) for folder in budgets]
     reports.sort(key=lambda report: report["percent"])
-    figure, axes = plt.subplots(figsize=(6, 4), dpi=120)
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=120, layout="constrained")
     for name in DETECTORS:
         points = [(r["percent"], *spread(r, name)) for r in reports if name in r[BY_SEED]]
         if not points:
@@ -144,10 +144,10 @@ def results(budgets: Sequence[Path]) -> np.ndarray:
     axes.set_xticks(percents, [f"{percent}%" for percent in percents], minor=False)
     axes.minorticks_off()
     axes.set(xlabel="images with masks", ylabel="mask AP on validation images", ylim=(0, None))
-    axes.set_title("Shapes, 600 training images")
+    numbers = sorted({report["training images"] for report in reports})
+    axes.set_title(f"{' or '.join(map(str, numbers))} training images")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.tight_layout()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, 2::-1].copy()
     plt.close(figure)

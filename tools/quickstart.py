@@ -1,12 +1,12 @@
 """Show on a CPU, in minutes, what a point per instance is worth: the whole chain and its rivals.
 
     python tools/quickstart.py [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
-        [--student mask_rcnn] [--full] [--without-baseline] [--smoke]
+        [--student mask_rcnn] [--full] [--without-baseline] [--supervised] [--smoke]
 
 Makes (or takes) a small data set, runs every stage of tools/pipeline.py on it with the masks of
 10% of the images, trains a student from the teacher's own confident predictions for comparison,
 and writes a table, output/quickstart/report.html and pictures. A second run goes on where the
-first stopped.
+first stopped. `--supervised` is the short form: one network on all masks, and its AP.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tools.pipeline_stages import (
     python,
     training,
 )
-from tools.quickstart_report import SeedRun, table_rows, write_report
+from tools.quickstart_report import FULL_ROW, SeedRun, table_rows, write_report
 
 CONFIDENT = 0.5  # score from which the teacher's own predictions serve as labels without points
 SHAPES = "configs/Quickstart/shapes_{}.yaml"
@@ -100,7 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="default: output/quickstart")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
     parser.add_argument("--student", choices=sorted(STUDENT_CONFIGS), default="solov2")
-    parser.add_argument("--full", action="store_true", help="also train on all masks")
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument("--full", action="store_true", help="also train on all masks")
+    masks.add_argument(
+        "--supervised", action="store_true", help="train one network on all masks, nothing else"
+    )
     parser.add_argument(
         "--without-baseline", action="store_true", help="no student without points to compare with"
     )
@@ -218,6 +222,11 @@ def baseline_stages(plan: Plan) -> list[Stage]:
     ]
 
 
+def full_stage(plan: Plan) -> Stage:
+    """The upper bound: the student's network on the masks of all images."""
+    return student_stage(plan, FULL_ROW.name, "all masks", plan.source.train_json)
+
+
 def seed_stages(plan: Plan, *, baseline: bool, full: bool) -> list[Stage]:
     """Everything that one row of the table needs, for one seed."""
     stages = build_stages(plan)
@@ -229,8 +238,7 @@ def seed_stages(plan: Plan, *, baseline: bool, full: bool) -> list[Stage]:
         "student": baseline_stages(plan) if baseline else [],
     }
     if full:
-        everything = plan.source.train_json
-        extra["student"].append(student_stage(plan, "full", "all masks", everything))
+        extra["student"].append(full_stage(plan))
     ordered = []
     for name, stage in zip(names, stages, strict=True):
         ordered += [stage, *extra.get(name, ())]
@@ -241,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     size, began = (SMOKE if args.smoke else NORMAL), time.monotonic()
     name = "smoke" if args.smoke else "quickstart"
+    name += "_supervised" if args.supervised else ""
     name += "" if args.student == "solov2" else f"_{args.student}"
     args.output = args.output or Path("output", name)
     runs, ran, optional = [], 0, {"baseline": not args.without_baseline, "full": args.full}
@@ -250,14 +259,15 @@ def main(argv: list[str] | None = None) -> int:
             plan = make_plan(args, size, folder, seed)
             if seed == 0:
                 ran += run(plan, data_stage(plan, args, size, folder))
-            ran += run(plan, seed_stages(plan, **optional))
+            stages = [full_stage(plan)] if args.supervised else seed_stages(plan, **optional)
+            ran += run(plan, stages)
             runs.append(SeedRun(seed, plan.output))
     except PipelineError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     minutes = (time.monotonic() - began) / 60
-    percent = int(args.subset.removesuffix("p"))
-    rows = table_rows(percent, **optional)
+    percent = 100 if args.supervised else int(args.subset.removesuffix("p"))
+    rows = [FULL_ROW] if args.supervised else table_rows(percent, **optional)
     print(write_report(args.output, runs, plan.source, rows, percent=percent, smoke=args.smoke))
     print(f"{ran} stages ran in {minutes:.1f} minutes; see {args.output / 'report.html'}")
     return 0

@@ -103,21 +103,25 @@ def write_report(
     title += f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     if smoke:
         title += " (smoke run: a few iterations; the figures mean nothing)"
-    first = runs[0].output
-    student_picture = first / "student.png"
-    draw_predictions(first / "student", source, student_picture)
-    pictures = {
-        "Student on validation images (left: prediction, right: truth)": student_picture,
-        "Pseudo labels, unrefined": first / "quality_unrefined.png",
-        "Pseudo labels, refined by MaskRefineNet": first / "quality_refined.png",
-    }
+    pictures = draw_pictures(runs[0], rows, source)
     figures = {row.title: [row.figures(run) for run in runs] for row in rows}
     content = {"title": title, "percent": percent, "seeds": seeds, BY_SEED: figures}
+    content |= {"training images": len(CocoFile(source.train_json).images)}
     with atomic_text(output / "report.json") as file:
         file.write(json.dumps(content, indent=1) + "\n")
     with atomic_text(output / "report.html") as file:
         file.write(page(title, lines, {k: v.relative_to(output) for k, v in pictures.items()}))
     return f"{title}\n\n" + tabulate(lines, HEADERS, disable_numparse=True)
+
+
+def draw_pictures(run: SeedRun, rows: list[Row], source: DataSource) -> dict[str, Path]:
+    """One picture of a trained network, and those of the pseudo labels, each with its caption."""
+    network = next(row for row in rows if row.name in ("student", FULL_ROW.name))
+    path = run.output / f"{network.name}.png"
+    draw_predictions(run.output / network.name, source, path)
+    caption = f"{network.title} on validation images (left: prediction, right: truth)"
+    labels = [row for row in rows if row.what == QUALITY]
+    return {caption: path} | {row.title: run.output / f"{row.name}.png" for row in labels}
 
 
 def page(title: str, lines: list[list[str]], pictures: dict[str, Path]) -> str:
@@ -127,7 +131,7 @@ def page(title: str, lines: list[list[str]], pictures: dict[str, Path]) -> str:
     )
     head = "".join(f"<th>{name}</th>" for name in HEADERS)
     images = "\n".join(
-        f'<h2>{html.escape(caption)}</h2>\n<img src="{path.as_posix()}" alt="">'
+        f'<h2>{html.escape(caption.capitalize())}</h2>\n<img src="{path.as_posix()}" alt="">'
         for caption, path in pictures.items()
     )
     return f"""<!doctype html>
@@ -148,11 +152,11 @@ img {{ max-width: 100%; }}
 """
 
 
-def draw_predictions(student: Path, source: DataSource, path: Path) -> None:
-    """A grid of validation images: the student's confident masks beside the true ones."""
+def draw_predictions(run: Path, source: DataSource, path: Path) -> None:
+    """A grid of validation images: a run's confident masks beside the true ones."""
     truth = CocoFile(source.val_json)
     names = {category["id"]: category["name"] for category in truth.header["categories"]}
-    results = json.loads((student / "inference" / "coco_instances_results.json").read_text())
+    results = json.loads((run / "inference" / "coco_instances_results.json").read_text())
     root = Path(source.test_name.rpartition(":")[2])
     shown = list(truth.images.values())[:SHOWN_IMAGES]
     true_masks = {image["id"]: [] for image in shown}

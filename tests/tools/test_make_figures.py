@@ -78,7 +78,7 @@ def test_results_are_drawn_from_reports(tmp_path):
         if percent == 10:
             rows["student"].append([10.0, 20.0])
             rows["fully supervised"] = [[12.0, 24.0]]
-        report = {"percent": percent, "AP and AP50 by seed": rows}
+        report = {"percent": percent, "training images": 600, "AP and AP50 by seed": rows}
         (folders[-1] / "report.json").write_text(json.dumps(report))
     words = ["results", "--output", str(tmp_path), "--budgets", *map(str, folders)]
     assert main(words) == 0

@@ -1,43 +1,51 @@
-"""The whole chain on a few small scenes, killed once in every stage: it finishes all the same."""
+"""README's small form of coco_10p.sh, killed once in every stage: it finishes all the same."""
 
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from tools.make_shapes import main as make_shapes
 from tools.pipeline import ROOT
 
 STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")
-TINY = (
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "32", "MODEL.FPN.OUT_CHANNELS", "32"),
-    *("MODEL.SOLOV2.INSTANCE_IN_CHANNELS", "32", "MODEL.SOLOV2.INSTANCE_CHANNELS", "32"),
-    *("MODEL.SOLOV2.MASK_IN_CHANNELS", "32", "MODEL.SOLOV2.MASK_CHANNELS", "32"),
-    *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.IMS_PER_BATCH", "2"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
-)
-REFINER = "--encoder resnet18 --weights none --size 32 --iterations 3 --batch-size 2 --workers 0"
+TRAINING = ("teacher", "student")
+EVERY_ITERATION = ("SOLVER.CHECKPOINT_PERIOD", "1")
 
 
-def command(data: Path) -> list[str]:
-    words = [sys.executable, str(ROOT / "tools/pipeline.py"), "50p", "--dataset", "own"]
-    words += ["--train-json", str(data / "annotations/instances_train.json")]
-    words += ["--image-root", str(data / "train")]
-    words += ["--val-json", str(data / "annotations/instances_val.json")]
-    words += ["--val-root", str(data / "val")]
-    words += ["--teacher-config", "configs/Quickstart/shapes_teacher.yaml"]
-    words += ["--student-config", "configs/Quickstart/shapes_student.yaml"]
-    return [*words, "--refiner", REFINER, *TINY]
+def documented_command() -> list[str]:
+    """The words of README's command that takes every stage over a few images on a CPU."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```bash\n(NUM_GPUS=0 .*?coco_10p\.sh.*?)```", readme, re.DOTALL)
+    return shlex.split(command.replace("\\\n", " "))
 
 
-def start(data: Path, output: Path) -> subprocess.Popen:
-    environment = os.environ | {"NUM_GPUS": "0", "OUTPUT_DIR": str(output), "OMP_NUM_THREADS": "1"}
+def make_coco(datasets: Path) -> None:
+    """A few scenes laid out as COCO 2017, their forms called by the names of COCO classes."""
+    coco = datasets / "coco"
+    assert make_shapes([str(coco), "--train", "20", "--val", "2", "--size", "64"]) == 0
+    for split in ("train", "val"):
+        (coco / split).rename(coco / f"{split}2017")
+        path = coco / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text()) | {"categories": COCO_CATEGORIES}
+        (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+
+
+def start(datasets: Path, output: Path) -> subprocess.Popen:
+    words = documented_command()
+    given = dict(word.split("=", 1) for word in words if re.match("[A-Z_]+=", word))
+    command = [*words[len(given) :], *EVERY_ITERATION]
+    given |= {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
     return subprocess.Popen(
-        command(data),
-        env=environment,
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,14 +53,15 @@ def start(data: Path, output: Path) -> subprocess.Popen:
     )
 
 
-def kill_in(stage: str, data: Path, output: Path, words_of_work: str) -> None:
-    """Start the chain; kill all of it when `stage` has printed `words_of_work`, or has begun."""
-    process = start(data, output)
+def kill_in(stage: str, datasets: Path, output: Path) -> None:
+    """Kill the chain in a stage: a training when it has saved something, others at once."""
+    process = start(datasets, output)
+    work = "Saving checkpoint" if stage in TRAINING else f"] {stage}: "
     reached, lines = False, []
     for line in process.stdout:
         lines.append(line)
         reached = reached or f"] {stage}: " in line
-        if reached and words_of_work in line:
+        if reached and work in line:
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -61,23 +70,23 @@ def kill_in(stage: str, data: Path, output: Path, words_of_work: str) -> None:
     assert not (output / "stages" / f"{stage}.json").exists()
 
 
+def finish(datasets: Path, output: Path) -> str:
+    """What the chain prints when it is left to run to its end."""
+    process = start(datasets, output)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed[-3000:]
+    return printed
+
+
 @pytest.mark.slow
 def test_killed_in_every_stage_the_chain_finishes(tmp_path):
-    data, output = tmp_path / "shapes", tmp_path / "output"
-    assert make_shapes([str(data), "--train", "12", "--val", "2", "--size", "64"]) == 0
-    # A training is killed when it has saved something, the others as soon as they have begun.
-    for stage in STAGES:
-        work = "Saving checkpoint" if stage == "teacher" else f"] {stage}: "
-        kill_in(stage, data, output, work)
-    kill_in("student", data, output, "Saving checkpoint")
-    finished = start(data, output)
-    printed, _ = finished.communicate()
-    assert finished.returncode == 0, printed[-3000:]
+    datasets, output = tmp_path / "datasets", tmp_path / "output"
+    make_coco(datasets)
+    for stage in (*STAGES, "student"):
+        kill_in(stage, datasets, output)
+    printed = finish(datasets, output)
     assert all(f"] {stage}: finished, skipped" in printed for stage in STAGES)
     student = output / "student" / "model_final.pth"
     before = student.stat().st_mtime_ns
-    again = start(data, output)
-    printed, _ = again.communicate()
-    assert again.returncode == 0
-    assert "Nothing to do" in printed
+    assert "Nothing to do" in finish(datasets, output)
     assert student.stat().st_mtime_ns == before

@@ -47,3 +47,19 @@ def test_another_student_keeps_the_teacher(tmp_path):
 def test_own_data_need_their_folder(words, capsys):
     assert quickstart.main(words) == 1
     assert "--root" in capsys.readouterr().err
+
+
+def test_the_short_form_is_one_training_on_all_masks(tmp_path):
+    args, plan, folder = make_plan(tmp_path, "--supervised")
+    stage = quickstart.full_stage(plan)
+    assert stage.needs == (plan.source.train_json,)
+    (made_first,) = quickstart.data_stage(plan, args, quickstart.NORMAL, folder)
+    assert set(stage.needs) <= set(made_first.makes)
+    full = quickstart.seed_stages(plan, baseline=False, full=True)[-1]
+    assert full == stage  # so that both name the same figure
+
+
+def test_the_short_form_and_the_upper_bound_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        quickstart.main(["--supervised", "--full"])
+    assert "not allowed with" in capsys.readouterr().err
