@@ -1,27 +1,14 @@
 """Every command in README and docs names files and options that exist."""
 
 import importlib
-import re
 import shlex
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [ROOT / "maskrefinenet" / "README.md", ROOT / "AdelaiDet" / "README.md"]
+from tests.documentation import PAGES, commands
+from tools.pipeline import ROOT
 
-
-def commands() -> list[str]:
-    """Commands of the shell blocks, continued lines joined, comments and `...` left out."""
-    found = []
-    for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-                command = line.split(" #")[0].strip()
-                if command and not command.startswith("#"):
-                    found.append(command)
-    return sorted(set(found))
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 
 def help_text(command: list[str], capsys) -> str:
@@ -39,7 +26,7 @@ def help_text(command: list[str], capsys) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", COMMANDS)
 def test_documented_commands_exist(command, capsys):
     words = shlex.split(command)
     while "=" in words[0]:  # VARIABLE=value before the command
@@ -59,4 +46,4 @@ def test_documented_commands_exist(command, capsys):
 
 
 def test_there_are_commands_to_check():
-    assert len(commands()) > 15
+    assert len(COMMANDS) > 15

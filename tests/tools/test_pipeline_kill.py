@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -11,19 +10,13 @@ from pathlib import Path
 import pytest
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from tests.documentation import small_chain
 from tools.make_shapes import main as make_shapes
 from tools.pipeline import ROOT
 
 STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")
 TRAINING = ("teacher", "student")
 EVERY_ITERATION = ("SOLVER.CHECKPOINT_PERIOD", "1")
-
-
-def documented_command() -> list[str]:
-    """The words of README's command that takes every stage over a few images on a CPU."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"```bash\n(NUM_GPUS=0 .*?coco_10p\.sh.*?)```", readme, re.DOTALL)
-    return shlex.split(command.replace("\\\n", " "))
 
 
 def make_coco(datasets: Path) -> None:
@@ -37,10 +30,10 @@ def make_coco(datasets: Path) -> None:
         (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
 
 
-def start(datasets: Path, output: Path) -> subprocess.Popen:
-    words = documented_command()
+def start(datasets: Path, output: Path, *more: str) -> subprocess.Popen:
+    words = small_chain()
     given = dict(word.split("=", 1) for word in words if re.match("[A-Z_]+=", word))
-    command = [*words[len(given) :], *EVERY_ITERATION]
+    command = [*words[len(given) :], *EVERY_ITERATION, *more]
     given |= {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
     return subprocess.Popen(
         command,
@@ -70,9 +63,9 @@ def kill_in(stage: str, datasets: Path, output: Path) -> None:
     assert not (output / "stages" / f"{stage}.json").exists()
 
 
-def finish(datasets: Path, output: Path) -> str:
+def finish(datasets: Path, output: Path, *more: str) -> str:
     """What the chain prints when it is left to run to its end."""
-    process = start(datasets, output)
+    process = start(datasets, output, *more)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed[-3000:]
     return printed
@@ -90,3 +83,15 @@ def test_killed_in_every_stage_the_chain_finishes(tmp_path):
     before = student.stat().st_mtime_ns
     assert "Nothing to do" in finish(datasets, output)
     assert student.stat().st_mtime_ns == before
+    redo_with_other_labels_and_network(datasets, output)
+
+
+def redo_with_other_labels_and_network(datasets: Path, output: Path) -> None:
+    """Students of unrefined labels, from the finished stages; the older ones are kept."""
+    changes = ("--without-refiner", "--from")
+    printed = finish(datasets, output, *changes, "merge")
+    assert "] weak: finished, skipped" in printed and "] student: finished" not in printed
+    finish(datasets, output, *changes, "student", "--student", "mask_rcnn")
+    summaries = list(output.glob("student*/inference/summary.json"))
+    assert len(summaries) == 3
+    assert "GeneralizedRCNN" in (output / "student" / "config.yaml").read_text()
