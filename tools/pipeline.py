@@ -1,6 +1,7 @@
 """Run PointWSSIS from split to student, stage by stage: skip what is done, resume what is not.
 
     python tools/pipeline.py 10p [--dataset coco] [--dry-run] [--from STAGE] [KEY VALUE ...]
+    python tools/pipeline.py 10p --set-aside STAGE    (before a redo on several machines)
 
 KEY VALUE pairs override the configuration of the teacher and of the student. The environment says
 where and with what: DETECTRON2_DATASETS (./datasets), OUTPUT_DIR (output/<dataset>_<subset>),
@@ -23,15 +24,14 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
 
 import torch
 
+from tools.pipeline_data import DATA_SOURCES, own_data
 from tools.pipeline_stages import (
-    DATA_SOURCES,
     RLE_LABELS,
     ROOT,
     SCHEDULES,
     Plan,
     Stage,
     build_stages,
-    own_data,
     teacher_solver,
 )
 
@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refiner", default="", metavar="OPTIONS", help="for its training")
     parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
     parser.add_argument("--from", dest="start", metavar="STAGE", help="redo from here on")
+    parser.add_argument(
+        "--set-aside", metavar="STAGE", help="rename the results from here on, and stop"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
@@ -124,6 +127,17 @@ def marker(plan: Plan, stage: Stage) -> Path:
     return plan.output / "stages" / f"{stage.name}.json"
 
 
+def failure(plan: Plan, stage: Stage) -> Path:
+    """Written by the first of several machines where a stage fails that it runs for all."""
+    return marker(plan, stage).with_suffix(".failed")
+
+
+def words(plan: Plan, stage: Stage) -> list[str]:
+    """The stage's command without what differs from machine to machine."""
+    start = len(plan.launcher) if plan.launcher and stage.everywhere else 1
+    return list(stage.command[start:])
+
+
 def is_finished(plan: Plan, stage: Stage) -> bool:
     """True if the stage ran to its end with this very command, or its results were given.
 
@@ -132,23 +146,29 @@ def is_finished(plan: Plan, stage: Stage) -> bool:
     """
     there = all(path.exists() for path in stage.makes)
     if not marker(plan, stage).exists():
+        if stage.keep_existing and there:
+            given = ", ".join(str(path) for path in stage.makes)
+            print(f"{stage.name}: {given} are there and used as they are", flush=True)
         return stage.keep_existing and there
     done = json.loads(marker(plan, stage).read_text())
-    if done["command"] != list(stage.command) and not (stage.keep_existing and there):
+    if done["command"] != words(plan, stage):
         raise PipelineError(
             f"stage {stage.name!r} in {plan.output} was finished by another command:\n"
-            f"  then: {shlex.join(done['command'])}\n  now:  {shlex.join(stage.command)}\n"
+            f"  then: {shlex.join(done['command'])}\n  now:  {shlex.join(words(plan, stage))}\n"
             f"redo it with --from {stage.name}, or set OUTPUT_DIR to another folder"
         )
     return there
 
 
 def write_marker(plan: Plan, stage: Stage, seconds: float) -> None:
-    path = marker(plan, stage)
+    record = {"command": words(plan, stage), "seconds": round(seconds, 1)}
+    write_text(marker(plan, stage), json.dumps(record, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    record = {"command": list(stage.command), "seconds": round(seconds, 1)}
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
     temporary.replace(path)
 
 
@@ -156,16 +176,18 @@ def set_aside(plan: Plan, stages: list[Stage], start: str) -> None:
     """Rename what the stages from `start` on have made, so that they run again from nothing."""
     names = [stage.name for stage in stages]
     if start not in names:
-        raise PipelineError(f"--from {start!r}: no such stage; stages are {', '.join(names)}")
+        raise PipelineError(f"{start!r}: no such stage; stages are {', '.join(names)}")
     suffix = time.strftime(".old-%Y%m%d-%H%M%S")
     for stage in stages[names.index(start) :]:
         marker(plan, stage).unlink(missing_ok=True)
         for made in stage.makes:
-            # A checkpoint's folder holds what a resumed training would continue from.
+            # A checkpoint's folder holds what a resumed training would continue from, parts of a
+            # record file what a resumed generation or refinement would.
             path = made.parent if made.suffix == ".pth" else made
-            if path.exists():
-                path.rename(path.with_name(path.name + suffix))
-                print(f"kept as {path.name + suffix}: {path}")
+            for old in (path, *path.parent.glob(f"{path.name}.*part*")):
+                if old.exists() and ".old-" not in old.name:
+                    old.rename(old.with_name(old.name + suffix))
+                    print(f"kept as {old.name + suffix}: {old}")
 
 
 def check_needs(plan: Plan, stage: Stage) -> None:
@@ -179,7 +201,7 @@ def check_needs(plan: Plan, stage: Stage) -> None:
             )
             raise PipelineError(f"stage {stage.name!r} needs {path}, which is missing: {hint}")
     if stage.name == "teacher":
-        check_images(plan)
+        check_split(plan)
         check_disk(plan)
 
 
@@ -187,15 +209,28 @@ def path_is_data(plan: Plan, path: Path) -> bool:
     return path in (plan.source.train_json, plan.source.image_root, plan.source.val_json)
 
 
-def check_images(plan: Plan) -> None:
-    strong = plan.source.path(plan.subset, "s")
-    images = json.loads(strong.read_text())["images"]
-    for image in images[:IMAGES_LOOKED_FOR]:
+def check_split(plan: Plan) -> None:
+    """Images of the split are there, and both of its files fit together, as merging will need."""
+    paths = [plan.source.path(plan.subset, kind) for kind in "sw"]
+    strong, weak = (json.loads(path.read_text()) for path in paths)
+    for image in strong["images"][:IMAGES_LOOKED_FOR]:
         path = plan.source.image_root / image["file_name"]
         if not path.exists():
             raise PipelineError(
-                f"{strong} names {path}, which is missing: {plan.source.how_to_get}"
+                f"{paths[0]} names {path}, which is missing: {plan.source.how_to_get}"
             )
+    shared = {image["id"] for image in strong["images"]} & {image["id"] for image in weak["images"]}
+    if shared:
+        raise PipelineError(
+            f"{paths[0]} and {paths[1]} share {len(shared)} image ids, e.g. {min(shared)}; an "
+            "image has masks or points: tools/import_points.py --categories numbers them apart"
+        )
+    names = [{c["id"]: c["name"] for c in content["categories"]} for content in (strong, weak)]
+    if names[0] != names[1]:
+        raise PipelineError(
+            f"{paths[0]} and {paths[1]} have different categories: {names[0]} and {names[1]}; "
+            "tools/import_points.py --categories takes those of the strong file"
+        )
 
 
 def check_disk(plan: Plan) -> None:
@@ -220,25 +255,54 @@ def run_stage(plan: Plan, stage: Stage) -> None:
         PipelineError: the command failed, or did not make what it should.
     """
     node_rank = int(os.environ.get("NODE_RANK") or 0)
-    began = time.monotonic()
-    if stage.everywhere or node_rank == 0:
-        check_needs(plan, stage)
-        environment = os.environ | {"PYTHONPATH": search_path()}
-        code = subprocess.run(stage.command, cwd=ROOT, env=environment).returncode
-        if code:
-            raise PipelineError(
-                f"stage {stage.name!r} ended with exit code {code}; its message is above. "
-                "The same command again goes on from where it stopped:\n  "
-                + shlex.join(stage.command)
-            )
-    if node_rank:
-        while not marker(plan, stage).exists():
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+    if node_rank and not stage.everywhere:
+        wait_for(plan, stage)
         return
+    began = time.monotonic()
+    try:
+        run_here(plan, stage)
+        if not node_rank:
+            check_made(stage)
+    except PipelineError as error:
+        if plan.num_nodes > 1 and not node_rank:
+            write_text(failure(plan, stage), f"{time.time()} {error}\n")
+        raise
+    if node_rank:
+        wait_for(plan, stage)
+        return
+    write_marker(plan, stage, time.monotonic() - began)
+
+
+def run_here(plan: Plan, stage: Stage) -> None:
+    """Run the stage's command on this machine, having looked whether its inputs are there."""
+    check_needs(plan, stage)
+    environment = os.environ | {"PYTHONPATH": search_path()}
+    code = subprocess.run(stage.command, cwd=ROOT, env=environment).returncode
+    if code:
+        raise PipelineError(
+            f"stage {stage.name!r} ended with exit code {code}; its message is above. "
+            "The same command again goes on from where it stopped:\n  " + shlex.join(stage.command)
+        )
+
+
+def check_made(stage: Stage) -> None:
     missing = [str(path) for path in stage.makes if not path.exists()]
     if missing:
         raise PipelineError(f"stage {stage.name!r} ended well but did not make {missing}")
-    write_marker(plan, stage, time.monotonic() - began)
+
+
+def wait_for(plan: Plan, stage: Stage) -> None:
+    """Wait until the first machine has finished a stage.
+
+    Raises:
+        PipelineError: the stage fails there while this machine waits.
+    """
+    path = failure(plan, stage)
+    of_an_earlier_run = path.read_text() if path.exists() else None
+    while not marker(plan, stage).exists():
+        if path.exists() and path.read_text() != of_an_earlier_run:
+            raise PipelineError(f"on the first machine, {path.read_text().partition(' ')[2]}")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def search_path() -> str:
@@ -269,8 +333,14 @@ def main(argv: list[str] | None = None) -> int:
             for stage in stages:
                 print(f"# {stage.name}: {stage.what}\n{shlex.join(stage.command)}")
             return 0
-        if args.start:
-            set_aside(plan, stages, args.start)
+        if args.start and plan.num_nodes > 1:
+            raise PipelineError(
+                "--from on several machines: run --set-aside on one of them, then start them all"
+            )
+        if args.start or args.set_aside:
+            set_aside(plan, stages, args.start or args.set_aside)
+        if args.set_aside:
+            return 0
         ran = run(plan, stages)
     except (PipelineError, ValueError) as error:
         print(f"pipeline: {error}", file=sys.stderr)

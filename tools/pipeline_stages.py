@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.pipeline_data import DataSource
+
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_GPUS = 8  # the published schedules are for 8 GPUs with 2 images each
 CHECKPOINT_PERIOD = 5000  # iterations between the teacher's checkpoints, SPEC 3.6
 RLE_LABELS = ("INPUT.MASK_FORMAT", "bitmask")  # pseudo labels are RLE, which polygon configs refuse
+# Weak images without any label are trained on: there is nothing to find in them (SPEC 7).
+UNLABELLED_IMAGES = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
 CHECKPOINTS_OF_A_SHORT_TEACHER = 9  # where MAX_ITER is overridden: about so many checkpoints
 
 
@@ -23,7 +27,7 @@ class Schedule:
 
     max_iter: int
     steps: tuple[int, ...]
-    refiner_iterations: tuple[int, int]
+    refiner_iterations: tuple[int, ...]
 
 
 # SPEC 3.6, Table of the teacher's schedules; the reference has no script for 40p.
@@ -37,86 +41,7 @@ SCHEDULES = {
     "40p": Schedule(215001, (165000, 200000), (139999, 184999)),
     "50p": Schedule(270001, (210000, 250000), (179999, 239999)),
 }
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where one data set lies and how its files are called; `{subset}` and `{kind}` are filled in.
-
-    train_name: what DATASETS.TRAIN names (a registered name, or `name=json:root`).
-    how_to_get: told to the user when a file is missing.
-    """
-
-    train_json: Path
-    image_root: Path
-    subset_json: str
-    train_name: str
-    test_name: str
-    val_json: Path
-    num_classes: int | None
-    how_to_get: str
-
-    def path(self, subset: str, kind: str) -> Path:
-        return Path(self.subset_json.format(subset=subset, kind=kind))
-
-    def name(self, subset: str, kind: str) -> str:
-        return self.train_name.format(subset=subset, kind=kind)
-
-
-def coco(datasets: Path) -> DataSource:
-    annotations = datasets / "coco" / "annotations"
-    return DataSource(
-        train_json=annotations / "instances_train2017.json",
-        image_root=datasets / "coco" / "train2017",
-        subset_json=str(annotations / "instances_train2017_{subset}_{kind}.json"),
-        train_name="coco_2017_train_{subset}_{kind}",
-        test_name="coco_2017_val",
-        val_json=annotations / "instances_val2017.json",
-        num_classes=80,
-        how_to_get="download COCO 2017 (train2017, val2017, annotations) from cocodataset.org and "
-        f"unpack it into {datasets / 'coco'}, or point DETECTRON2_DATASETS at its parent folder",
-    )
-
-
-def bdd100k(datasets: Path) -> DataSource:
-    annotations = datasets / "BDD100K" / "annotations"
-    return DataSource(
-        train_json=annotations / "bdd100k_ins_labels_train.json",
-        image_root=datasets / "BDD100K" / "train",
-        subset_json=str(annotations / "bdd100k_ins_labels_train_{subset}_{kind}.json"),
-        train_name="bdd100k_train_{subset}_{kind}",
-        test_name="bdd100k_val",
-        val_json=annotations / "bdd100k_ins_labels_val.json",
-        num_classes=8,
-        how_to_get="download the BDD100K 10k images and instance labels, then run "
-        "tools/convert_bdd100k.py (README, section BDD100K)",
-    )
-
-
-def own_data(
-    train_json: Path,
-    image_root: Path,
-    val_json: Path,
-    val_root: Path,
-    subset_folder: Path | None = None,
-) -> DataSource:
-    """Any pair of COCO-format files; subset files go to their folder, or beside `train_json`."""
-    stem = train_json.stem
-    subset_json = f"{subset_folder or train_json.parent}/{stem}_{{subset}}_{{kind}}.json"
-    return DataSource(
-        train_json=train_json,
-        image_root=image_root,
-        subset_json=subset_json,
-        train_name=f"{stem}_{{subset}}_{{kind}}={subset_json}:{image_root}",
-        test_name=f"{val_json.stem}={val_json}:{val_root}",
-        val_json=val_json,
-        num_classes=None,
-        how_to_get="give --train-json, --image-root, --val-json and --val-root as docs/own_data.md"
-        " says",
-    )
-
-
-DATA_SOURCES = {"coco": coco, "bdd100k": bdd100k}
+STUDENT_SCHEDULE = Schedule(270000, (210000, 250000), ())
 
 
 @dataclass(frozen=True)
@@ -146,6 +71,13 @@ class Plan:
     @property
     def world_size(self) -> int:
         return self.num_gpus * self.num_nodes
+
+    @property
+    def scale(self) -> float:
+        """Batch and learning rate of the trainings, of the published ones; see `teacher_solver`."""
+        if self.world_size == 0 or self.override("SOLVER.REFERENCE_WORLD_SIZE"):
+            return 1.0
+        return self.world_size / REFERENCE_GPUS
 
     def override(self, key: str) -> str | None:
         """The value that the user gives for a key, the last one where it is given twice."""
@@ -179,7 +111,6 @@ def teacher_solver(plan: Plan) -> tuple[list[str], list[int]]:
     """
     published, own = plan.schedule, plan.override("SOLVER.MAX_ITER")
     max_iter = int(own) if own else published.max_iter
-    share = max_iter / published.max_iter
     period = max(1, max_iter // CHECKPOINTS_OF_A_SHORT_TEACHER) if own else CHECKPOINT_PERIOD
     period = int(plan.override("SOLVER.CHECKPOINT_PERIOD") or period)
     if period > max_iter:
@@ -187,17 +118,29 @@ def teacher_solver(plan: Plan) -> tuple[list[str], list[int]]:
             f"SOLVER.CHECKPOINT_PERIOD {period} saves nothing within {max_iter} iterations; "
             "MaskRefineNet trains on the masks of two of the teacher's checkpoints: lower it"
         )
-    steps = tuple(round(step * share) for step in published.steps) if own else published.steps
-    steps = tuple(sorted({step for step in steps if 0 < step < max_iter}))
-    wanted = [(iteration + 1) * share for iteration in published.refiner_iterations]
-    saved = [max(1, round(count / period)) * period for count in wanted]
-    saved = [min(count, max_iter // period * period) for count in saved]
-    if plan.world_size not in (0, REFERENCE_GPUS) and not plan.override(
-        "SOLVER.REFERENCE_WORLD_SIZE"
-    ):
-        saved = [count * REFERENCE_GPUS // plan.world_size for count in saved]
-    options = ["SOLVER.MAX_ITER", str(max_iter), "SOLVER.STEPS", tuple_text(steps)]
-    return [*options, "SOLVER.CHECKPOINT_PERIOD", str(period)], [count - 1 for count in saved]
+    share = max_iter / published.max_iter
+    numbers = [max(1, round((i + 1) * share / period)) for i in published.refiner_iterations]
+    # As auto_scale_workers of detectron2.engine does it.
+    scaled_period = max(1, round(period / plan.scale))
+    last = round(max_iter / plan.scale) // scaled_period
+    saved = [min(number, last) * scaled_period - 1 for number in numbers]
+    options = ["SOLVER.MAX_ITER", str(max_iter), *steps(plan, max_iter, published)]
+    return [*options, "SOLVER.CHECKPOINT_PERIOD", str(period)], saved
+
+
+def student_solver(plan: Plan) -> list[str]:
+    """The student's overrides: unlabelled images, and the steps where MAX_ITER is an own one."""
+    own, (key, _) = plan.override("SOLVER.MAX_ITER"), UNLABELLED_IMAGES
+    options = [] if plan.override(key) else list(UNLABELLED_IMAGES)
+    return [*options, *(steps(plan, int(own), STUDENT_SCHEDULE) if own else [])]
+
+
+def steps(plan: Plan, max_iter: int, published: Schedule) -> list[str]:
+    """SOLVER.STEPS at the published shares of `max_iter`; nothing where the user gives them."""
+    if plan.override("SOLVER.STEPS"):
+        return []
+    moved = {round(step * max_iter / published.max_iter) for step in published.steps}
+    return ["SOLVER.STEPS", tuple_text(sorted(step for step in moved if 0 < step < max_iter))]
 
 
 def tuple_text(values: Sequence[object]) -> str:
@@ -302,7 +245,7 @@ def refiner_stages(plan: Plan) -> list[Stage]:
         command = [*python(plan, "maskrefinenet"), "train"]
     command += ["--strong-json", str(strong), "--image-root", str(source.image_root)]
     command += ["--predictions", *map(str, records), "--out", str(output), "--resume"]
-    command += [] if plan.num_gpus else ["--device", "cpu"]
+    command += ["--amp"] if plan.num_gpus else ["--device", "cpu"]
     stages.append(
         Stage(
             "refiner",
@@ -372,7 +315,8 @@ def merged_json(plan: Plan) -> Path:
 def student_stages(plan: Plan) -> list[Stage]:
     output = plan.output / "student"
     train_name = plan.source.name(plan.subset, merged_kind(plan))
-    train = training(plan, plan.student_config, train_name, output, plan.student_solver)
+    solver = [*student_solver(plan), *plan.student_solver]
+    train = training(plan, plan.student_config, train_name, output, solver)
     results = output / "inference" / "coco_instances_results.json"
     return [
         Stage(

@@ -19,15 +19,14 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.pipeline import PipelineError, run
+from tools.pipeline_data import DataSource, own_data
 from tools.pipeline_stages import (
     SCHEDULES,
-    DataSource,
     Plan,
     Schedule,
     Stage,
     build_stages,
     generation,
-    own_data,
     python,
     training,
 )

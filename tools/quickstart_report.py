@@ -16,7 +16,7 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from tools.coco_files import CocoFile, atomic_text
 from tools.coco_masks import segmentation_rle
 from tools.pictures import write_picture
-from tools.pipeline_stages import DataSource
+from tools.pipeline_data import DataSource
 
 SHOWN_SCORE = 0.3  # of a prediction that a picture shows
 SHOWN_IMAGES = 6

@@ -317,7 +317,7 @@ class DefaultTrainer(TrainerBase):
         solver.MAX_ITER = round(solver.MAX_ITER / scale)
         solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
         solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
-        solver.CHECKPOINT_PERIOD = round(solver.CHECKPOINT_PERIOD / scale)
+        solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
         cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
         solver.REFERENCE_WORLD_SIZE = num_workers  # scaling once is enough
         logging.getLogger(__name__).info(

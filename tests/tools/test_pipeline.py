@@ -1,5 +1,6 @@
 """The pipeline: published schedules, skipping, resuming, and errors that say what to do."""
 
+import itertools
 import json
 import os
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
 from tools import pipeline
 from tools.pipeline_stages import SCHEDULES, Stage, build_stages, teacher_solver, tuple_text
 
@@ -81,6 +84,16 @@ def test_own_iterations_keep_two_saved_checkpoints(make_plan, max_iter):
 def test_other_numbers_of_gpus_scale_the_checkpoints(make_plan):
     plan = make_plan("10p", gpus=4)
     assert teacher_solver(plan)[1] == [59999, 79999]
+    for gpus, subset in itertools.product((1, 3, 5, 6, 7, 8, 12, 16, 24, 32), SCHEDULES):
+        for words in ((), ("SOLVER.MAX_ITER", "20")):
+            plan = make_plan(subset, *words, gpus=gpus)
+            options, iterations = teacher_solver(plan)
+            cfg = get_cfg()
+            cfg.merge_from_list([*options, "SOLVER.REFERENCE_WORLD_SIZE", "8"])
+            scaled = DefaultTrainer.auto_scale_workers(cfg, gpus).SOLVER
+            for iteration in iterations:  # those that a training saves
+                assert 0 <= iteration < scaled.MAX_ITER
+                assert (iteration + 1) % scaled.CHECKPOINT_PERIOD == 0
     assert option(build_stages(plan)[1].command, "SOLVER.REFERENCE_WORLD_SIZE") == "8"
     assert "SOLVER.REFERENCE_WORLD_SIZE" not in build_stages(make_plan("10p", gpus=8))[1].command
 
@@ -114,7 +127,19 @@ def test_another_student_reads_the_same_labels(make_plan):
     student = build_stages(make_plan("10p", "--student", "mask_rcnn"))[-1].command
     assert "mask_rcnn_R_101_FPN_3x" in option(student, "--config-file")
     assert option(student, "INPUT.MASK_FORMAT") == "bitmask"
+    assert "SOLVER.STEPS" not in student
+    assert option(student, "DATALOADER.FILTER_EMPTY_ANNOTATIONS") == "False"
     assert (pipeline.ROOT / option(student, "--config-file")).is_file()
+
+
+def test_own_iterations_and_steps_reach_teacher_and_student(make_plan):
+    stages = {s.name: s for s in build_stages(make_plan("10p", "SOLVER.MAX_ITER", "27000"))}
+    assert option(stages["student"].command, "SOLVER.STEPS") == "(21000,25000)"
+    assert option(stages["teacher"].command, "SOLVER.STEPS") == "(21000,23999)"  # of 45001
+    stages = build_stages(make_plan("10p", "SOLVER.STEPS", "(1,2)"))
+    for stage in stages:
+        if "SOLVER.STEPS" in stage.command:
+            assert option(stage.command, "SOLVER.STEPS") == "(1,2)"
 
 
 def toy_stages(plan, code: str = "") -> list[Stage]:
@@ -149,13 +174,62 @@ def test_another_command_is_not_taken_for_finished(make_plan):
         pipeline.run(plan, changed)
 
 
+def test_machines_agree_on_what_is_finished(make_plan, monkeypatch):
+    """Also when a job starts again with another first machine."""
+    monkeypatch.setenv("NNODES", "2")
+    for rank, first in (("0", "here"), ("1", "here"), ("1", "there")):
+        monkeypatch.setenv("NODE_RANK", rank)
+        monkeypatch.setenv("MASTER_ADDR", first)
+        plan = make_plan("10p")
+        stages = build_stages(plan)
+        for stage in stages:
+            for path in stage.makes:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            if (rank, first) == ("0", "here"):
+                pipeline.write_marker(plan, stage, 1.0)
+        assert all(pipeline.is_finished(plan, stage) for stage in stages)
+
+
+def test_a_failure_on_the_first_machine_stops_the_others(make_plan, monkeypatch):
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "0")
+    monkeypatch.setattr(pipeline, "SECONDS_BETWEEN_LOOKS", 0.01)
+    plan = make_plan("10p")
+    broken = toy_stages(plan, "raise SystemExit(3)")
+    with pytest.raises(pipeline.PipelineError, match="'second' ended with exit code 3"):
+        pipeline.run(plan, broken)
+    monkeypatch.setenv("NODE_RANK", "1")
+    old = pipeline.failure(plan, broken[1]).read_text()
+
+    def fail_again(seconds):
+        pipeline.failure(plan, broken[1]).write_text("again " + old)
+
+    monkeypatch.setattr(pipeline.time, "sleep", fail_again)  # the old failure alone stops nobody
+    with pytest.raises(pipeline.PipelineError, match="on the first machine.*exit code 3"):
+        pipeline.run(plan, broken)
+
+
+def test_on_several_machines_results_are_set_aside_once(make_plan, monkeypatch, capsys):
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "0")
+    make_plan("10p")
+    assert pipeline.main(["10p", "--from", "merge"]) == 1
+    assert "--set-aside" in capsys.readouterr().err
+    assert pipeline.main(["10p", "--set-aside", "merge"]) == 0
+
+
 def test_redoing_from_a_stage_keeps_the_old_results(make_plan):
     plan = make_plan("10p")
     stages = toy_stages(plan)
     pipeline.run(plan, stages)
+    (plan.output / "second.txt.parts").mkdir()
     pipeline.set_aside(plan, stages, "second")
     assert pipeline.run(plan, stages) == 1
     assert len(list(plan.output.glob("second.txt.old-*"))) == 1
+    assert not (plan.output / "second.txt.parts").exists()
     with pytest.raises(pipeline.PipelineError, match="stages are first, second"):
         pipeline.set_aside(plan, stages, "third")
 
@@ -177,14 +251,39 @@ def test_missing_data_says_how_to_get_it(make_plan, capsys):
 def test_a_given_split_is_used_and_its_images_are_looked_for(make_plan):
     plan = make_plan("10p")
     source = plan.source
-    for path in (source.path("10p", "s"), source.path("10p", "w"), source.val_json):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"images": [{"id": 1, "file_name": "gone.jpg"}]}))
+    source.val_json.parent.mkdir(parents=True)
+    source.val_json.touch()
     source.image_root.mkdir(parents=True)
     split, teacher = build_stages(plan)[:2]
-    assert pipeline.is_finished(plan, split)
-    with pytest.raises(pipeline.PipelineError, match="gone.jpg"):
+
+    def check(weak_id: int, weak_name: str) -> None:
+        for kind, number, name in (("s", 1, "cat"), ("w", weak_id, weak_name)):
+            images = [{"id": number, "file_name": "a.jpg"}]
+            content = {"images": images, "categories": [{"id": 1, "name": name}]}
+            source.path("10p", kind).write_text(json.dumps(content))
         pipeline.check_needs(plan, teacher)
+
+    with pytest.raises(pipeline.PipelineError, match="a.jpg, which is missing"):
+        check(2, "cat")
+    (source.image_root / "a.jpg").touch()
+    with pytest.raises(pipeline.PipelineError, match="share 1 image ids, e.g. 1"):
+        check(1, "cat")
+    with pytest.raises(pipeline.PipelineError, match="different categories"):
+        check(2, "dog")
+    check(2, "cat")
+    assert pipeline.is_finished(plan, split)
+
+
+def test_another_split_is_refused_once_one_was_made(make_plan):
+    plan = make_plan("10p")
+    split = build_stages(plan)[0]
+    for path in split.makes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    pipeline.write_marker(plan, split, 1.0)
+    other = build_stages(make_plan("10p", "--split", "--seed 7"))[0]
+    with pytest.raises(pipeline.PipelineError, match="--from split"):
+        pipeline.is_finished(plan, other)
 
 
 def test_too_little_disk_is_said_before_the_training(make_plan, monkeypatch):
