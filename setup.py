@@ -3,8 +3,8 @@
 from setuptools import find_packages, setup
 
 INSTALL_REQUIRES = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",
+    "torchvision>=0.21",
     "numpy>=1.24",
     "scipy>=1.10",
     "pillow>=9.5",

@@ -1,7 +1,8 @@
 """Read and write checkpoint files without ever running code from them.
 
-Torch files are read by `torch.load(weights_only=True)`, pickles of model zoos by an unpickler that
-knows numpy arrays and plain containers. Writing checks that what is written can be read back so.
+Torch files, which may hold numpy arrays, too, are read by `torch.load(weights_only=True)`, pickles
+of model zoos by an unpickler that knows numpy arrays and plain containers. Writing checks that what
+is written can be read back so.
 """
 
 import collections
@@ -43,6 +44,13 @@ for _builtins in ("builtins", "__builtin__"):
         ALLOWED_GLOBALS[(_builtins, _type.__name__)] = _type
 
 
+# Arrays and scalars beside the tensors, such as a best AP, hold data alone, too.
+_NUMPY_IN_TORCH_FILES = [
+    *((value, f"{module}.{name}") for (module, name), value in ALLOWED_GLOBALS.items()),
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
+]
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickler of numpy arrays and plain containers; any other class is an error."""
 
@@ -68,7 +76,8 @@ def read_pickle_file(path: str) -> Any:
 def read_torch_file(path: str) -> Any:
     """Content of a file of `torch.save`, tensors on the CPU."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_IN_TORCH_FILES):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, numbers, strings and plain containers, or is no file "

@@ -9,10 +9,12 @@ from detectron2.engine.defaults import (
     default_setup,
     default_writers,
 )
+from detectron2.engine.hooks import *  # noqa: F403 (its public names are public here, too)
 from detectron2.engine.launch import DEFAULT_TIMEOUT, launch
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
+    *hooks.__all__,
     "AMPTrainer",
     "DEFAULT_TIMEOUT",
     "DefaultPredictor",

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
-from detectron2.utils.env import seed_all_rng
+from detectron2.utils.env import seed_all_rng, setup_environment
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventWriter,
@@ -107,6 +107,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) ->
     Args:
         args: the parsed arguments; `config_file` and `eval_only` are looked at where they exist.
     """
+    setup_environment()
     rank = comm.get_rank()
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)

@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 import detectron2.utils.comm as comm
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation.evaluator import DatasetEvaluator
@@ -61,6 +62,7 @@ class COCOEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int | Sequence[int] | None = None,
         use_fast_impl: bool = True,
+        kpt_oks_sigmas: Sequence[float] = (),
         mode: str | None = None,
         extra_iou_thresholds: Sequence[float] = (),
     ) -> None:
@@ -74,6 +76,7 @@ class COCOEvaluator(DatasetEvaluator):
             max_dets_per_image: most detections counted an image (COCO: 100); of several limits,
                 the largest.
             use_fast_impl: evaluate in C++; False uses pycocotools. Both give the same figures.
+            kpt_oks_sigmas: for keypoints, which are not evaluated here: empty.
             mode: what made the predictions, shown with the figures where they are no plain
                 detector's, e.g. "prompt=point, scores forced to 1: pseudo-label quality, not
                 detector AP".
@@ -81,6 +84,11 @@ class COCOEvaluator(DatasetEvaluator):
         """
         self.mode = mode
         self._logger = logging.getLogger(__name__)
+        if kpt_oks_sigmas:
+            raise ValueError("kpt_oks_sigmas: keypoints are not evaluated here")
+        if isinstance(tasks, CfgNode):
+            self._logger.warning("COCOEvaluator takes tasks from the predictions, no config")
+            tasks = None
         self._distributed = distributed
         self._output_dir = output_dir
         self._use_fast_impl = use_fast_impl
@@ -116,6 +124,11 @@ class COCOEvaluator(DatasetEvaluator):
             outputs: dicts with `instances`, in the frame of the original image, as it gave them.
         """
         for image, output in zip(inputs, outputs, strict=True):
+            if "instances" not in output:
+                raise ValueError(
+                    f"image {image['image_id']!r}: the model gave {sorted(output)}; COCOEvaluator "
+                    "measures 'instances' alone"
+                )
             instances = output["instances"].to(torch.device("cpu"))
             self._predictions.append(
                 {
@@ -380,7 +393,9 @@ def _evaluate_predictions_on_coco(
     records = [{k: v for k, v in r.items() if k not in dropped} for r in coco_results]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco_dt = coco_gt.loadRes(records)
-        coco_eval = (COCOeval_opt if use_fast_impl else COCOeval)(coco_gt, coco_dt, iou_type)
+        # Detectron2's format allows text for image ids, the one in C++ does not.
+        fast = use_fast_impl and all(isinstance(number, int) for number in coco_gt.imgs)
+        coco_eval = (COCOeval_opt if fast else COCOeval)(coco_gt, coco_dt, iou_type)
         coco_eval.params.maxDets = [max_dets_per_image]
         new = [t for t in iou_thresholds if not np.isclose(t, COCO_IOU_THRESHOLDS).any()]
         coco_eval.params.iouThrs = np.sort([*COCO_IOU_THRESHOLDS, *new])

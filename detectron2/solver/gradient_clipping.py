@@ -53,7 +53,8 @@ def add_gradient_clipping(
         raise ValueError("give exactly one of per_param_clipper and global_clipper")
 
     def clip(groups: list[dict[str, Any]]) -> None:
-        parameters = [p for group in groups for p in group["params"]]
+        # A part of the network that a batch did not use has no gradient.
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         if global_clipper is not None:
             global_clipper(parameters)
             return

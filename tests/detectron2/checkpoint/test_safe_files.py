@@ -54,6 +54,18 @@ def test_arrays_of_python_2_are_read(tmp_path):
     np.testing.assert_array_equal(got["conv1_w"], values)
 
 
+def test_numpy_beside_tensors_is_read(tmp_path):
+    """As in checkpoints that keep a best AP from pycocotools."""
+    values = {"float": np.arange(3.0), "int": np.arange(4, dtype=np.int32), "bool": np.ones(2) > 0}
+    data = {"weight": torch.ones(2), "best_AP": np.float64(0.31), "count": np.int64(7), **values}
+    path = tmp_path / "model.pth"
+    torch.save(data, path)
+    got = read_torch_file(str(path))
+    assert got["best_AP"] == 0.31 and got["count"] == 7
+    for name, value in values.items():
+        np.testing.assert_array_equal(got[name], value)
+
+
 class Runs:
     """What a malicious file looks like: unpickling it calls a function."""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2 import engine
 from detectron2.config import configurable, get_cfg
 from detectron2.engine import (
     DefaultPredictor,
@@ -161,6 +162,36 @@ def test_test_takes_evaluators(cfg):
         DefaultTrainer.test(cfg, model, [CountingEvaluator(1)])
 
 
+def test_test_accepts_what_is_no_dataset_evaluator(cfg, caplog):
+    class Plain:
+        def __init__(self):
+            self.images = 0
+
+        def reset(self):
+            self.images = 0
+
+        def process(self, inputs, outputs):
+            self.images += len(inputs)
+
+        def evaluate(self):
+            return {"count": {"images": self.images}}
+
+    class WithoutEvaluator(DefaultTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            raise NotImplementedError
+
+    model = EngineTestDetector(device="cpu")
+    assert DefaultTrainer.test(cfg, model, [Plain()]) == {"count": {"images": 10}}
+    assert WithoutEvaluator.test(cfg, model) == {}
+    assert "is not evaluated" in caplog.text
+
+
+def test_hooks_are_names_of_the_engine():
+    for name in engine.hooks.__all__:
+        assert getattr(engine, name) is getattr(engine.hooks, name)
+
+
 def test_predictor_resizes_and_returns_original_frame(cfg, tmp_path):
     trainer = DefaultTrainer(cfg)
     trainer.checkpointer.save("weights")
@@ -206,6 +237,16 @@ def test_auto_scale_workers():
     cfg.SOLVER.IMS_PER_BATCH = 12
     with pytest.raises(ValueError, match="IMS_PER_BATCH=12 is not divisible"):
         DefaultTrainer.auto_scale_workers(cfg, 4)
+
+
+def test_default_setup_sets_up_the_environment(tmp_path, monkeypatch):
+    """So that DETECTRON2_ENV_MODULE counts, and OpenCV starts no threads of its own."""
+    calls = []
+    monkeypatch.setattr("detectron2.engine.setup.setup_environment", lambda: calls.append(1))
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    default_setup(cfg, {})
+    assert calls == [1]
 
 
 def test_default_setup_writes_the_config(tmp_path):

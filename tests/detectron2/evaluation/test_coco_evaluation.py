@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detectron2.config import get_cfg
 from detectron2.engine import launch
 from detectron2.evaluation import COCOEvaluator, instances_to_coco_json
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
@@ -338,6 +339,33 @@ def test_a_dataset_without_a_json_file_is_converted(tmp_path):
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_image_ids_may_be_text(register_json, fast):
+    dataset = square_dataset(1)
+    dataset["images"][0]["id"] = "000005"
+    for annotation in dataset["annotations"]:
+        annotation["image_id"] = "000005"
+    evaluator = COCOEvaluator(register_json(dataset), use_fast_impl=fast)
+    evaluator.process([{"image_id": "000005"}], [square_predictions([0], [2])])
+    assert evaluator.evaluate()["segm"]["AP-cat"] == pytest.approx(100)
+
+
+def test_older_calls_are_understood(register_json, caplog):
+    """A config in the place of the tasks, as before Detectron2 v0.2."""
+    evaluator = COCOEvaluator(register_json(square_dataset(1)), get_cfg(), False)
+    assert "takes tasks from the predictions" in caplog.text
+    evaluator.process([{"image_id": 1}], [square_predictions([0], [2])])
+    assert set(evaluator.evaluate()) == {"bbox", "segm"}
+    with pytest.raises(ValueError, match="keypoints"):
+        COCOEvaluator(register_json(square_dataset(1)), kpt_oks_sigmas=(0.1,))
+
+
+def test_outputs_without_instances_are_refused(register_json):
+    evaluator = COCOEvaluator(register_json(square_dataset(1)))
+    with pytest.raises(ValueError, match=r"image 1: the model gave \['proposals'\]"):
+        evaluator.process([{"image_id": 1}], [{"proposals": None}])
 
 
 @settings(max_examples=20, deadline=None)

@@ -204,6 +204,15 @@ def test_gradients_are_clipped_parameter_by_parameter(kind, norm_type):
         torch.testing.assert_close(-parameter.data, torch.tensor(want))
 
 
+@pytest.mark.parametrize("kind", ["value", "norm"])
+def test_parameters_without_a_gradient_are_left_alone(kind):
+    model = model_with_gradients()
+    model[0].grad = None
+    before = model[0].detach().clone()
+    build_optimizer(clipping_config(kind), model).step()
+    assert torch.equal(model[0], before)
+
+
 def test_an_optimizer_instance_clips_too():
     model = model_with_gradients()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
