@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
+MIN_POLYGON_NUMBERS = 6  # x and y of three corners
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -55,40 +57,118 @@ def load_annotations(path: str | Path) -> Annotations:
     if missing:
         raise ValueError(f"{path}: a COCO file needs the keys {sorted(missing)}")
     images: dict[int, ImageInfo] = {}
-    for number, image in enumerate(content["images"]):
-        try:
-            info = ImageInfo(image["id"], image["file_name"], image["height"], image["width"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: image {number} has no {error}") from error
-        images[info.image_id] = info
+    for image in _rows(content, "images", ("id", "file_name", "height", "width"), path):
+        images[image["id"]] = ImageInfo(*map(image.get, ("id", "file_name", "height", "width")))
     instances: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
-    for annotation in content.get("annotations", []):
+    for annotation in _rows(content, "annotations", (), path):
         image_id = annotation.get("image_id")
         if image_id not in images:
             raise ValueError(
                 f"{path}: annotation {annotation.get('id')} is of image {image_id!r}, which is not"
-                " in the list of images"
+                " in the list of images: add the image or remove the annotation"
             )
         instances[image_id].append(annotation)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(_rows(content, "categories", ("id",), path), key=lambda row: row["id"])
     slim = tuple({"id": c["id"], "name": c.get("name", str(c["id"]))} for c in categories)
     return Annotations(Path(path), slim, images, instances)
 
 
+def _rows(
+    content: dict[str, Any], name: str, keys: tuple[str, ...], path: str | Path
+) -> list[dict[str, Any]]:
+    """A list of a COCO file, checked: objects that have the keys, and no id twice."""
+    rows, seen = content.get(name, []), set()
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path}: {name} is no list but {type(rows).__name__}; where there are none, write []"
+        )
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise ValueError(
+                f"{path}: entry {number} of {name} is no object but {kind}; correct or remove it"
+            )
+        for key in keys:
+            if key not in row:
+                raise ValueError(f"{path}: entry {number} of {name} has no {key!r}; add it")
+        if "id" in row and row["id"] in seen:
+            raise ValueError(f"{path}: {name} has the id {row['id']} twice; give each its own")
+        seen.add(row.get("id"))
+    return rows
+
+
+def mask_rle(
+    annotations: Annotations, annotation: dict[str, Any], image: ImageInfo, use: str
+) -> dict[str, Any]:
+    """Compressed RLE of an annotation's mask.
+
+    Raises:
+        ValueError: naming file and annotation, where it has no mask, which `use` needs, or none
+            that can be read.
+    """
+    where = f"{annotations.path}: annotation {annotation.get('id')}"
+    if not annotation.get("segmentation"):
+        raise ValueError(f"{where} has no mask; {use} needs masks, give a file that has them")
+    try:
+        return to_rle(annotation["segmentation"], image.height, image.width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; correct or remove it") from error
+
+
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE of polygons, uncompressed RLE or compressed RLE (`counts` str or bytes)."""
+    """Compressed RLE of polygons, uncompressed RLE or compressed RLE (`counts` str or bytes).
+
+    Polygons of fewer than three corners are left out, as the teacher's loader does.
+    """
     if isinstance(segmentation, list):
-        parts = mask_api.frPyObjects(segmentation, height, width)
-        return mask_api.merge(parts)
+        polygons = [
+            polygon
+            for polygon in segmentation
+            if isinstance(polygon, list)
+            and len(polygon) >= MIN_POLYGON_NUMBERS
+            and len(polygon) % 2 == 0
+        ]
+        if not polygons:
+            raise ValueError("segmentation: no polygon of at least three corners")
+        return mask_api.merge(mask_api.frPyObjects(polygons, height, width))
     if not isinstance(segmentation, dict) or {"size", "counts"} - segmentation.keys():
         raise ValueError("segmentation: expected polygons or an RLE object with size and counts")
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(
             f"segmentation has size {list(segmentation['size'])}, its image {[height, width]}"
         )
-    if isinstance(segmentation["counts"], list):
+    counts = segmentation["counts"]
+    runs = np.asarray(counts) if isinstance(counts, list) else run_lengths(counts)
+    if runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
+        # pycocotools gives whatever lies in memory for pixels without a run.
+        raise ValueError(f"segmentation: counts are not runs that add up to {height} x {width}")
+    if isinstance(counts, list):
         return mask_api.frPyObjects(segmentation, height, width)
     return segmentation
+
+
+def run_lengths(counts: str | bytes) -> np.ndarray:
+    """Run lengths (R,) int64, of background first, in COCO's compressed counts.
+
+    A number is written in groups of 5 bits, low ones first, each in a character from "0" on. Bit 5
+    tells that more groups follow, bit 4 of the last one is the sign; from the fourth number on it
+    is the difference to the last but one.
+    """
+    characters = counts.encode() if isinstance(counts, str) else counts
+    if not isinstance(characters, bytes) or not characters:
+        raise ValueError("segmentation: counts are neither a list nor COCO's compressed form")
+    groups = np.frombuffer(characters, dtype=np.uint8).astype(np.int64) - ord("0")
+    if groups.min() < 0 or groups.max() > 63 or groups[-1] > 31:
+        raise ValueError("segmentation: counts are cut off or not in COCO's compressed form")
+    ends = np.flatnonzero(groups < 32) + 1
+    starts = np.append(0, ends[:-1])
+    places = np.arange(len(groups)) - np.repeat(starts, ends - starts)
+    digits = groups & 31
+    digits[ends - 1] -= (groups[ends - 1] & 16) << 1  # the sign of a number in two's complement
+    runs = np.add.reduceat(digits << 5 * places, starts)
+    for first in (1, 2):
+        runs[first::2] = runs[first::2].cumsum()
+    return runs
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:

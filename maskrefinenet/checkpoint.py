@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -20,6 +21,14 @@ ENCODER_SIGNS = {
     (True, 6): "resnet50",
     (True, 23): "resnet101",
 }
+# The reference stores `best_AP` as a numpy scalar, pickled under the name of its numpy's module.
+NUMPY_SCALARS = [
+    *[
+        (np.float64(0).__reduce__()[0], f"{core}.multiarray.scalar")
+        for core in ("numpy.core", "numpy._core")
+    ],
+    *[np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))],
+]
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,29 @@ class Checkpoint:
         return model
 
 
+def read_torch_file(path: str | Path) -> Any:
+    """Content of a file of `torch.save`, tensors on the CPU; no code in it is run.
+
+    Raises:
+        ValueError: naming the file, where it is cut off or something else.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or foreign file raises, the remedy is the same
+        raise ValueError(
+            f"{path}: cannot be read; it must be a whole file of torch.save that holds tensors, "
+            f"numbers, strings and plain containers: fetch or make it again ({error!r})"
+        ) from error
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours or of the reference; raises ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "model_state" not in content:
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
     state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
     if "layer0.0.weight" not in state:
@@ -139,7 +164,9 @@ def load_encoder(model: MaskRefineNet, source: str) -> None:
                 "file with --weights PATH, or --weights none to start without"
             ) from error
     elif Path(source).is_file():
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        state = read_torch_file(source)
+        if not isinstance(state, dict):
+            raise ValueError(f"--weights {source}: expected a state dict of a {model.encoder}")
     else:
         raise FileNotFoundError(f"--weights {source}: no such file; or imagenet, or none")
     renamed = {"conv1": "layer0.0", "bn1": "layer0.1", "layer1": "layer1.1"}

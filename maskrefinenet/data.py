@@ -155,7 +155,10 @@ class PositionSampler(Sampler[int]):
 
     def __init__(self, first: int, last: int, batch_size: int, *, rank: int, world_size: int):
         if batch_size % world_size:
-            raise ValueError(f"a batch of {batch_size} cannot be divided among {world_size} ranks")
+            raise ValueError(
+                f"a batch of {batch_size} cannot be divided among {world_size} processes: make "
+                f"--batch-size a multiple of {world_size}"
+            )
         self.first, self.last, self.batch_size = first, last, batch_size
         self.rank, self.share = rank, batch_size // world_size
 

@@ -4,10 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Processes match all images, or refine their share, before they meet, and NCCL's own limit is 10
+# minutes. Should one die meanwhile, torchrun ends the others.
+LONGEST_WAIT = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def world(device: str | None) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, here)
         return
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield World(rank, size, here)
     finally:

@@ -9,7 +9,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .annotations import Annotations, ImageInfo, to_rle
+from .annotations import Annotations, ImageInfo, mask_rle
 from .records import Record
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -21,7 +21,7 @@ def evaluate_records(records: Iterable[Record], annotations: Annotations) -> dic
     A size without ground truth has AP -100, as pycocotools says -1.
 
     Raises:
-        ValueError: where the annotations have no mask of an instance.
+        ValueError: where the annotations have no usable mask of an instance.
     """
     images, results = [], []
     for record in records:
@@ -61,12 +61,7 @@ def _true_rows(annotations: Annotations, image_id: int) -> list[dict[str, Any]]:
         raise ValueError(f"{annotations.path} has no image {image_id}, the predictions have")
     image, rows = annotations.images[image_id], []
     for annotation in annotations.instances[image_id]:
-        if not annotation.get("segmentation"):
-            raise ValueError(
-                f"{annotations.path}: annotation {annotation.get('id')} has no mask; evaluation "
-                "needs masks, give a file that has them"
-            )
-        rle = to_rle(annotation["segmentation"], image.height, image.width)
+        rle = mask_rle(annotations, annotation, image, "evaluation")
         rows.append(
             {
                 "image_id": image_id,

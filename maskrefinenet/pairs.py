@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .annotations import Annotations, ImageInfo, decode_mask, to_rle
+from .annotations import Annotations, ImageInfo, decode_mask, mask_rle
 from .crops import centre_of_mass, mask_bounds
 from .records import Record
 
@@ -81,15 +81,12 @@ def _targets(annotations: Annotations, image_id: int, class_of: dict[int, int]) 
     for index, annotation in enumerate(annotations.instances[image_id]):
         if annotation.get("iscrowd", 0):
             continue
-        where = f"{annotations.path}: annotation {annotation.get('id')}"
-        if not annotation.get("segmentation"):
-            raise ValueError(f"{where} has no mask; training needs masks")
+        rle = mask_rle(annotations, annotation, image, "training")
         if annotation.get("category_id") not in class_of:
-            raise ValueError(f"{where}: category {annotation.get('category_id')!r} is not listed")
-        try:
-            rle = to_rle(annotation["segmentation"], image.height, image.width)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(
+                f"{annotations.path}: annotation {annotation.get('id')}: category "
+                f"{annotation.get('category_id')!r} is not listed"
+            )
         mask = decode_mask(rle, image.height, image.width)
         centre, bounds = centre_of_mass(mask), mask_bounds(mask)
         if centre is None or bounds is None:

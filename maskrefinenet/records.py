@@ -7,14 +7,15 @@ class indices, as Detectron2 pickles them (`instances_predictions.pth`).
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from pycocotools import mask as mask_api
 
 from .annotations import Annotations, ImageInfo, decode_mask, read_json, to_rle
+from .checkpoint import read_torch_file
 from .crops import centre_of_mass
 
 POINT_UNIT = 10_000  # the reference stores points as (y, x) in 1/10000 of the image size
@@ -43,10 +44,7 @@ def read_records(path: str | Path, annotations: Annotations | None = None) -> It
         raise ValueError(f"{path}: expected a .jsonl, .json or .pth file of predictions")
     if annotations is None:
         raise ValueError(f"{path}: {suffix} predictions need an annotation file with the images")
-    if suffix == ".json":
-        content = read_json(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_json(path) if suffix == ".json" else read_torch_file(path)
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a list, got a {type(content).__name__}")
     nested = any("instances" in item for item in content)
@@ -93,8 +91,11 @@ def parse_line(line: str, where: str) -> Record:
 
 
 def _check_point(point: Any) -> None:
-    if not isinstance(point, list) or len(point) != 2:
-        raise ValueError(f"point={point!r}; expected [x, y] in pixels")
+    numbers = isinstance(point, list) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in point
+    )
+    if not numbers or len(point) != 2:
+        raise ValueError(f"point={point!r}; expected [x, y], two finite numbers, in pixels")
 
 
 def _group_results(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

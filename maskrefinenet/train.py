@@ -79,6 +79,16 @@ class Schedule:
         return self.learning_rate * (floor + (1 - floor) * share)
 
 
+def check_batch(batch_size: int, here: World) -> None:
+    """Refuse a batch of which batch norms see one sample; on CUDA they see all processes'."""
+    samples = batch_size if here.device.type == "cuda" else batch_size // here.size
+    if samples < 2:
+        raise ValueError(
+            f"a batch of {batch_size} over {here.size} processes on {here.device.type} leaves less "
+            "than 2 samples to a batch norm, which needs 2: raise --batch-size"
+        )
+
+
 # Validation: the network in, metrics such as {"AP": ..} out; every process takes part.
 Validate = Callable[[MaskRefineNet], dict[str, float]]
 
@@ -101,11 +111,7 @@ class Trainer:
     ):
         if schedule.amp and here.device.type != "cuda":
             raise ValueError(f"--amp needs a CUDA device; this run is on {here.device}")
-        if schedule.batch_size // here.size < 2:
-            raise ValueError(
-                f"a batch of {schedule.batch_size} over {here.size} processes leaves less than 2 "
-                "samples each, and batch norm needs 2: raise --batch-size"
-            )
+        check_batch(schedule.batch_size, here)
         self.network, self.categories, self.schedule = network, categories, schedule
         self.dataset, self.out, self.here, self.workers = dataset, out, here, workers
         self.validate = validate

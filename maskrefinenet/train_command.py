@@ -1,9 +1,11 @@
 """`python -m maskrefinenet train`: from files and options to a trained network."""
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from .annotations import Annotations, load_annotations
 from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE, NetworkConfig, load_encoder
@@ -54,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--iterations", type=int, default=DEFAULTS.iterations)
-    group.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size)
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        help="samples an iteration over all processes; default: "
+        f"{DEFAULTS.batch_size}, rounded up to a multiple of the number of processes",
+    )
     group.add_argument("--lr", type=float, default=DEFAULTS.learning_rate)
     group.add_argument("--warmup", type=int, help="default: 2000, or a tenth of a short run")
     group.add_argument("--eval-period", type=int, default=DEFAULTS.eval_period)
@@ -67,15 +74,17 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Train."""
-    if (args.val_predictions is None) != (args.val_json is None):
-        raise ValueError("--val-predictions and --val-json belong together: give both or none")
-    if (args.out / "last.pth").exists() and not args.resume:
-        raise ValueError(f"{args.out}/last.pth exists: go on with --resume, or give another --out")
-    schedule = Schedule(
+def default_batch_size(processes: int) -> int:
+    """16 or, where these cannot be divided among the processes, the next number that can."""
+    return math.ceil(DEFAULTS.batch_size / processes) * processes
+
+
+def make_schedule(args: argparse.Namespace, processes: int) -> Schedule:
+    """The schedule of a command line."""
+    batch_size = default_batch_size(processes) if args.batch_size is None else args.batch_size
+    return Schedule(
         iterations=args.iterations,
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         learning_rate=args.lr,
         warmup=args.warmup,
         eval_period=args.eval_period,
@@ -85,7 +94,16 @@ def main(args: argparse.Namespace) -> int:
         amp=args.amp,
         per_column=args.dice_per_column,
     )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train."""
+    if (args.val_predictions is None) != (args.val_json is None):
+        raise ValueError("--val-predictions and --val-json belong together: give both or none")
+    if (args.out / "last.pth").exists() and not args.resume:
+        raise ValueError(f"{args.out}/last.pth exists: go on with --resume, or give another --out")
     with world(args.device) as here:
+        schedule = make_schedule(args, here.size)
         trainer = make_trainer(args, schedule, here)
         if trainer.last_path.exists():
             trainer.resume()
@@ -115,7 +133,7 @@ def make_trainer(args: argparse.Namespace, schedule: Schedule, here: World) -> T
         raise ValueError(f"--box-scale {args.box_scale}; at least 1 is needed")
     augmentation = Augmentation(args.box_scale, args.color_jitter, args.noise)
     dataset = PairDataset(
-        training_pairs(args.predictions, annotations, args.matching),
+        training_pairs(args.predictions, annotations, args.matching, progress=here.is_first),
         args.image_root,
         size=args.size,
         augmentation=augmentation,
@@ -138,14 +156,22 @@ def make_trainer(args: argparse.Namespace, schedule: Schedule, here: World) -> T
     )
 
 
-def training_pairs(paths: list[Path], annotations: Annotations, rule: str) -> list[Pair]:
+def training_pairs(
+    paths: list[Path], annotations: Annotations, rule: str, *, progress: bool = False
+) -> list[Pair]:
     """The pairs of all prediction files; each is matched on its own."""
     pairs: list[Pair] = []
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"--predictions {path}: no such file")
+        records = tqdm(
+            read_records(path, annotations),
+            desc=f"match {path.name}",
+            unit=" images",
+            disable=not progress,
+        )
         try:
-            pairs += match_predictions(read_records(path, annotations), annotations, rule=rule)
+            pairs += match_predictions(records, annotations, rule=rule)
         except ValueError as error:
             raise ValueError(f"{error} (while matching {path})") from error
     return pairs

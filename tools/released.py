@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
+from maskrefinenet.checkpoint import read_torch_file
 from maskrefinenet.model import MaskRefineNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,10 +76,7 @@ def verify(path: Path, kind: str) -> str:
     """
     if kind == "pseudo_labels":
         return verify_labels(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file raises, the remedy is the same
-        raise ValueError(f"{path}: does not open as a checkpoint ({error})") from error
+    checkpoint = read_torch_file(path)
     name = "model_state" if kind == "maskrefinenet" else "model"
     if not isinstance(checkpoint, dict) or name not in checkpoint:
         raise ValueError(f"{path}: has no {name!r} entry, so it is no released {kind} checkpoint")

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrefinenet.annotations import Annotations, ImageInfo, encode_mask, load_annotations, to_rle
+from maskrefinenet.evaluate import evaluate_records
 from maskrefinenet.pairs import match_predictions
 from maskrefinenet.records import read_records, write_line
 
@@ -81,6 +83,54 @@ def test_unusable_lines_are_named(tmp_path, line, message):
         list(read_records(path))
 
 
+@pytest.mark.parametrize("point", ["[null, 1]", '["a", 1]', "[NaN, 1]", "[1, Infinity]", "[1]"])
+def test_points_that_are_no_pixels_are_named(tmp_path, weak, point):
+    mask = '"segmentation": {"size": [100, 140], "counts": "`e="}'
+    instance = f'"category_id": 1, "point": {point}, {mask}'
+    image = '"image_id": 632, "file_name": "a", "height": 100, "width": 140'
+    lines, results = tmp_path / "bad.jsonl", tmp_path / "bad.json"
+    lines.write_text(f'{{{image}, "instances": [{{{instance}}}]}}')
+    with pytest.raises(
+        ValueError, match=r"bad.jsonl, line 1: instance 0: point=.*expected \[x, y\]"
+    ):
+        list(read_records(lines))
+    results.write_text(f'[{{"image_id": 632, {instance}}}]')
+    with pytest.raises(ValueError, match=r"bad.json: image 632: point=.*expected \[x, y\]"):
+        list(read_records(results, weak))
+
+
+IMAGE = {"id": 1, "file_name": "a", "height": 5, "width": 6}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"annotations": None}, "annotations is no list but NoneType"),
+        ({"images": None}, "images is no list but NoneType"),
+        ({"categories": {}}, "categories is no list but dict"),
+        ({"annotations": [3]}, "entry 0 of annotations is no object but int"),
+        ({"images": [{"id": 1}]}, "entry 0 of images has no 'file_name'"),
+        ({"categories": [{"name": "a"}]}, "entry 0 of categories has no 'id'"),
+        ({"categories": [{"id": 2}, {"id": 2}]}, "categories has the id 2 twice"),
+        ({"images": [IMAGE, IMAGE]}, "images has the id 1 twice"),
+        ({"annotations": [{"id": 4, "image_id": 1}] * 2}, "annotations has the id 4 twice"),
+        ({"annotations": [{"id": 4, "image_id": 9}]}, "annotation 4 is of image 9, which is not"),
+    ],
+)
+def test_unusable_annotation_files_are_named(tmp_path, wrong, message):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": [IMAGE], "categories": [{"id": 1}], **wrong}))
+    with pytest.raises(ValueError, match=f"coco.json: {re.escape(message)}.*[;:] "):
+        load_annotations(path)
+
+
+def test_annotations_may_lack_ids(tmp_path):
+    path = tmp_path / "coco.json"
+    rows = [{"image_id": 1, "category_id": 1}] * 2
+    path.write_text(json.dumps({"images": [IMAGE], "categories": [{"id": 1}], "annotations": rows}))
+    assert load_annotations(path).instances == {1: rows}
+
+
 def test_unusable_files_are_named(tmp_path, tinycoco, weak):
     with pytest.raises(ValueError, match="pred.txt: expected a .jsonl"):
         list(read_records(tmp_path / "pred.txt", weak))
@@ -90,6 +140,9 @@ def test_unusable_files_are_named(tmp_path, tinycoco, weak):
         list(read_records(tinycoco / "pred_strong1.pth", weak))
     broken = tmp_path / "broken.json"
     broken.write_text("{")
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk.pth: cannot be read"):
+        list(read_records(tmp_path / "junk.pth", weak))
     with pytest.raises(ValueError, match="broken.json: not a JSON file"):
         load_annotations(broken)
     broken.write_text('{"images": []}')
@@ -199,3 +252,50 @@ def test_every_coco_segmentation_form_is_read():
     assert to_rle(text, 5, 6) is text
     with pytest.raises(ValueError, match="expected polygons or an RLE"):
         to_rle({"counts": "0"}, 5, 6)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        *([3, 2], [3, 28], [31, -1], [], [30.0], ["30"]),
+        # The same mistakes compressed: 3 and 2, 31 and -1, nothing, a number cut off, no digit.
+        *("32", "o0O", "", "n", "~", b"32", None),
+    ],
+)
+def test_runs_that_do_not_fill_the_image_are_refused(counts):
+    """pycocotools gives whatever lies in memory for the pixels without a run."""
+    with pytest.raises(ValueError, match="segmentation: counts are"):
+        to_rle({"size": [5, 6], "counts": counts}, 5, 6)
+
+
+@given(st.integers(0, 2**30 - 1))
+def test_runs_of_every_mask_fill_the_image(bits):
+    mask = np.array([bits >> i & 1 for i in range(30)], dtype=np.uint8).reshape(5, 6)
+    rle = encode_mask(mask)
+    assert to_rle(rle, 5, 6) is rle
+
+
+def test_long_runs_are_added_up_too():
+    mask = np.zeros((1000, 3000), dtype=np.uint8)
+    mask[400:, 700:2000] = mask[5:9, 2500:] = 1
+    rle = encode_mask(mask)
+    assert to_rle(rle, 1000, 3000) is rle
+
+
+def test_polygons_without_three_corners_are_dropped_as_the_teacher_s_loader_does():
+    good, line, odd = [1.0, 1.0, 4.0, 1.0, 4.0, 3.0, 1.0, 3.0], [1, 1, 5, 5], [1, 1, 4, 1, 4, 3, 1]
+    want = to_rle([good], 5, 6)
+    for polygons in ([line, good], [good, line], [good, odd]):
+        assert to_rle(polygons, 5, 6) == want
+    for polygons in ([line], [odd], [line, line], [1, 1, 4, 1, 4, 3]):
+        with pytest.raises(ValueError, match="no polygon of at least three corners"):
+            to_rle(polygons, 5, 6)
+
+
+@pytest.mark.parametrize("wrong", [[[1, 1, 5, 5]], {"size": [64, 64], "counts": [3, 2]}])
+def test_unusable_masks_name_file_and_annotation(wrong):
+    broken, records = scene([(9, 9)]), predictions([(9.0, 9.0)])
+    broken.instances[1][0]["segmentation"] = wrong
+    for use in (match_predictions, evaluate_records):
+        with pytest.raises(ValueError, match="scene.json: annotation 0: .*correct or remove it"):
+            use(records, broken)

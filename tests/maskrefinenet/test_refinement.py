@@ -266,6 +266,38 @@ def test_a_bare_checkpoint_tells_its_architecture(tmp_path):
         loaded.build()
 
 
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_numpy_figures_in_a_checkpoint_are_read(tmp_path, module, kind):
+    """The reference stores `best_AP` as numpy gave it, under the name of that numpy's module."""
+    content = {"model_state": MaskRefineNet(2, encoder="resnet18").state_dict(), "best_AP": kind(3)}
+    path = tmp_path / "released.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=False)  # pickled as it stands
+    here = kind(3).__reduce__()[0].__module__.encode()
+    written = path.read_bytes()
+    assert here + b"\nscalar" in written
+    path.write_bytes(written.replace(here + b"\nscalar", module.encode() + b"\nscalar"))
+    assert load_checkpoint(path).content["best_AP"] == 3
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"junk", b"<html>quota</html>", b"\x80\x02.", b"PK\x03\x04 cut off", b"h\x00."]
+)
+def test_junk_in_place_of_a_checkpoint_is_named(weak, tmp_path, capsys, junk):
+    path = tmp_path / "junk.pth"
+    path.write_bytes(junk)
+    assert main(refine(path, weak, tmp_path / "out.jsonl")) == 2
+    assert "junk.pth: cannot be read" in capsys.readouterr().err
+
+
+def test_checkpoints_of_something_else_are_named(tmp_path):
+    path = tmp_path / "other.pth"
+    for content in ({"model_state": 3}, {"model_state": [1]}, {"model_state": {}}, [1]):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="other.pth: .*MaskRefineNet"):
+            load_checkpoint(path)
+
+
 def test_evaluation_of_the_truth_is_perfect(tinycoco):
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
     rows = [

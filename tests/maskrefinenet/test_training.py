@@ -1,17 +1,20 @@
+import contextlib
 import json
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from maskrefinenet import MaskRefineNet
+from maskrefinenet import MaskRefineNet, train_command
 from maskrefinenet.__main__ import main
 from maskrefinenet.annotations import load_annotations
 from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
+from maskrefinenet.distributed import World, world
 from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundary
-from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer
+from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
 from maskrefinenet.train_command import training_pairs
 
 
@@ -96,6 +99,78 @@ def test_unusable_options_are_named(command, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_junk_in_place_of_files_is_named(command, tmp_path, capsys):
+    junk = tmp_path / "junk.pth"
+    junk.write_bytes(b"<html>quota exceeded</html>")
+    (tmp_path / "out").mkdir()
+    for option in ("--weights", "--predictions", "--val-predictions"):
+        assert main([*command, "--out", str(tmp_path / "out"), option, str(junk)]) == 2
+        assert "junk.pth: cannot be read" in capsys.readouterr().err
+    junk.rename(tmp_path / "out" / "last.pth")
+    assert main([*command, "--out", str(tmp_path / "out"), "--resume"]) == 2
+    assert "last.pth: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "batch_size", "enough"),
+    [
+        *(("cuda", 16, 16, True), ("cuda", 1, 1, False), ("cuda", 1, 2, True)),
+        *(("cpu", 16, 16, False), ("cpu", 8, 16, True), ("cpu", 1, 1, False)),
+    ],
+)
+def test_batch_norms_need_two_samples(device, processes, batch_size, enough):
+    """On CUDA they are synchronised, and one sample in each of 16 processes is enough."""
+    here = World(0, processes, torch.device(device))
+    if enough:
+        check_batch(batch_size, here)
+    else:
+        with pytest.raises(ValueError, match="less than 2 samples.*raise --batch-size"):
+            check_batch(batch_size, here)
+
+
+@pytest.mark.parametrize(
+    ("processes", "want"),
+    [*((n, 16) for n in (1, 2, 4, 8, 16)), (3, 18), (5, 20), (6, 18), (7, 21), (12, 24), (32, 32)],
+)
+def test_the_default_batch_is_divided_among_the_processes(command, monkeypatch, processes, want):
+    class Stop(Exception):
+        pass
+
+    def stop(args, schedule, here):
+        raise Stop(schedule)
+
+    here = World(0, processes, torch.device("cpu"))
+    monkeypatch.setattr(train_command, "world", lambda device: contextlib.nullcontext(here))
+    monkeypatch.setattr(train_command, "make_trainer", stop)
+    place = command.index("--batch-size")
+    for arguments, batch_size in (
+        (command[:place] + command[place + 2 :], want),
+        (command, 2),
+    ):
+        with pytest.raises(Stop) as stopped:
+            main([*arguments, "--out", "nowhere"])
+        (schedule,) = stopped.value.args
+        assert (schedule.batch_size, schedule.learning_rate) == (batch_size, 1e-4)
+
+
+def test_processes_wait_for_the_slowest_for_hours(monkeypatch):
+    """They match all images, or refine their share, before they meet."""
+    joined = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda _, **how: joined.update(how))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with world("cpu") as here:
+        assert here.size == 2
+    assert joined["timeout"] >= timedelta(hours=12)
+
+
+def test_matching_shows_its_progress(tinycoco, capsys):
+    strong = load_annotations(tinycoco / "instances_train2017_tiny_s.json")
+    for progress in (True, False):
+        training_pairs([tinycoco / "pred_strong1.pth"], strong, "one_to_one", progress=progress)
+        assert ("match pred_strong1.pth" in capsys.readouterr().err) == progress
+
+
 def test_learning_rate_warms_up_then_follows_a_cosine():
     schedule = Schedule(iterations=1000, learning_rate=1.0, warmup=100)
     rates = [schedule.learning_rate_at(i) for i in (0, 50, 100, 550, 1000)]
@@ -142,7 +217,7 @@ def test_ranks_share_each_batch():
     shares = [list(PositionSampler(2, 5, 6, rank=r, world_size=2)) for r in (0, 1)]
     assert shares[0][:3] == [12, 13, 14] and shares[1][:3] == [15, 16, 17]
     assert sorted(shares[0] + shares[1]) == everything
-    with pytest.raises(ValueError, match="batch of 6 .* among 4"):
+    with pytest.raises(ValueError, match="batch of 6 .* among 4 .*--batch-size a multiple of 4"):
         PositionSampler(0, 1, 6, rank=0, world_size=4)
 
 

@@ -4,6 +4,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,7 +68,8 @@ def synthetic(kind, tmp_path, **changes):
     shapes = released.expected_shapes(kind) | changes
     state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items() if shape != "gone"}
     path = tmp_path / "synthetic.pth"
-    torch.save({"model_state" if kind == "maskrefinenet" else "model": state}, path)
+    content = {"model_state" if kind == "maskrefinenet" else "model": state}
+    torch.save({**content, "best_AP": np.float64(0.31)}, path)  # as the reference stores it
     return path.read_bytes()
 
 
@@ -111,10 +113,11 @@ def test_an_interrupted_download_goes_on(server, fetch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("body", [b"<html>quota exceeded</html>", b"{}"])
-def test_another_file_is_refused(server, fetch, capsys, body):
-    server.files[file_id("pseudo_labels")] = body
-    assert fetch("pseudo_labels") == 1
-    assert "pseudo_labels.json" in capsys.readouterr().err
+@pytest.mark.parametrize("kind", ["pseudo_labels", "maskrefinenet"])
+def test_another_file_is_refused(server, fetch, capsys, kind, body):
+    server.files[file_id(kind)] = body
+    assert fetch(kind) == 1
+    assert released.FILE_NAMES[kind] in capsys.readouterr().err
 
 
 def test_a_missing_file_is_reported_and_the_others_are_fetched(server, fetch, tmp_path, capsys):

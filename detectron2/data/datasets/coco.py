@@ -292,7 +292,15 @@ def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
 def _checked_segmentation(segmentation: Any) -> list | dict:
     """Polygons of at least three corners (maybe none), or a compressed RLE."""
     if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            height, width = segmentation["size"]
+            whole = all(isinstance(run, int) and run >= 0 for run in counts)
+            if not whole or sum(counts) != height * width:
+                # pycocotools gives whatever lies in memory for pixels without a run.
+                raise _InvalidAnnotation(
+                    "RLE counts are not runs that add up to its size", f"{height} x {width}"
+                )
             return mask_util.frPyObjects(segmentation, *segmentation["size"])
         return segmentation
     return [p for p in segmentation if len(p) % 2 == 0 and len(p) >= _MIN_POLYGON_LENGTH]

@@ -97,6 +97,8 @@ WRONG = {
     "empty 'bbox'": BOX | {"bbox": []},
     "none of": {"category_id": 3},
     "'ignore' is not supported": BOX | {"ignore": 1},
+    "add up to its size: 30 x 40": BOX | {"segmentation": {"size": [30, 40], "counts": [3, 2]}},
+    "RLE counts are not runs": BOX | {"segmentation": {"size": [30, 40], "counts": [1201, -1]}},
 }
 
 
