@@ -83,6 +83,12 @@ def of_one_class(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"annotations": annotations, "categories": [{"id": 1, "name": "nucleus"}]}
 
 
+def without_image(content: dict[str, Any], image_id: int) -> dict[str, Any]:
+    images = [image for image in content["images"] if image["id"] != image_id]
+    annotations = [a for a in content["annotations"] if a["image_id"] != image_id]
+    return content | {"images": images, "annotations": annotations}
+
+
 def true_records(content: dict[str, Any]) -> str:
     """Prediction records that repeat the truth, one line an image."""
     lines = []
@@ -132,7 +138,7 @@ def workplace(tmp_path_factory):
     for split in ("train2017", "val2017"):
         (coco / split).symlink_to(coco / "train")
     names = [f"datasets/coco/annotations/instances_{split}2017.json" for split in ("train", "val")]
-    names += [f"{name}.json" for name in ("ann", "annotations", "val", "all", "strong")]
+    names += [f"{name}.json" for name in ("ann", "annotations", "val", "all")]
     names += ["instances_train2017_10p_s.json", "instances_val_part.json"]
     for name in names:
         (folder / name).write_text(json.dumps(content))
@@ -147,6 +153,7 @@ def workplace(tmp_path_factory):
     path = coco / "train" / image["file_name"]
     cv2.imwrite(str(folder / "image.jpg"), cv2.resize(cv2.imread(str(path)), (160, 120)))
     write_bdd100k(folder, path)
+    (folder / "strong.json").write_text(json.dumps(without_image(content, image["id"])))
     with zipfile.ZipFile(folder / "export.zip", "w") as archive:
         text = CVAT.format(image["file_name"], image["width"], image["height"])
         archive.writestr("annotations.xml", text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
+CATEGORY_KEYS = ("id", "name")
 RECORD_KEYS = ("image_id", "file_name", "height", "width", "instances")
 INSTANCE_KEYS = ("category_id", "score", "segmentation")
 CHUNK = 1 << 20  # characters read at a time
@@ -44,6 +45,19 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as one compact json line, atomically."""
     with atomic_text(path) as handle:
         handle.write(dumps(value) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a json file; ValueError with its name where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a json file ({error})") from error
+
+
+def missing_keys(entry: Any, keys: tuple[str, ...]) -> list[str]:
+    """Which of `keys` the entry lacks: all of them where it is no json object."""
+    return [key for key in keys if not isinstance(entry, dict) or key not in entry]
 
 
 class InvalidAnnotation(ValueError):
@@ -94,10 +108,12 @@ class CocoFile:
         self.header = sections
         self.images = self._by_id("image", sections["images"])
         self.category_ids = list(self._by_id("category", sections["categories"]))
-        for image in sections["images"]:
-            missing = [key for key in IMAGE_KEYS if key not in image]
-            if missing:
-                raise ValueError(f"{path}: image id {image['id']} lacks {missing}")
+        required = (("image", "images", IMAGE_KEYS), ("category", "categories", CATEGORY_KEYS))
+        for kind, section, keys in required:
+            for entry in sections[section]:
+                missing = missing_keys(entry, keys)
+                if missing:
+                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}")
 
     def annotations(self) -> Iterator[dict[str, Any]]:
         """Valid annotations in the file's order; each call reads the file again."""
@@ -160,7 +176,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError as error:
                 hint = "" if line.endswith("\n") else "; was the run that writes it cut off?"
                 raise ValueError(f"{where}: not a json record ({error}){hint}") from error
-            missing = _missing(record, RECORD_KEYS)
+            missing = missing_keys(record, RECORD_KEYS)
             if missing:
                 raise ValueError(f"{where}: the record lacks {missing}")
             for index, instance in enumerate(record["instances"]):
@@ -169,16 +185,12 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_instance(where: str, instance: Any) -> None:
-    missing = _missing(instance, INSTANCE_KEYS)
+    missing = missing_keys(instance, INSTANCE_KEYS)
     if missing:
         raise ValueError(f"{where} lacks {missing}")
     score = instance["score"]
     if not isinstance(score, int | float) or not math.isfinite(score):
         raise ValueError(f"{where}: score {score!r} is not a finite number")
-
-
-def _missing(entry: Any, keys: tuple[str, ...]) -> list[str]:
-    return [key for key in keys if not isinstance(entry, dict) or key not in entry]
 
 
 def _walk(path: Path) -> Iterator[tuple[str, Any]]:

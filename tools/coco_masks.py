@@ -4,6 +4,7 @@ Points are (x, y) in pixel indices: the middle of the top left pixel is (0, 0). 
 is the mean of the indices of a mask's pixels, the point that PointWSSIS labels with.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
+
+from maskrefinenet.annotations import run_lengths
+from tools.coco_files import missing_keys
 
 MIN_POLYGON_NUMBERS = 6  # three corners
 
@@ -30,67 +34,66 @@ def image_size_hw(path: Path, where: str) -> tuple[int, int]:
     """Height and width from an image's header; `where` says what names the image."""
     if not path.is_file():
         raise FileNotFoundError(f"{where} names the image {path}, which is not there")
-    with Image.open(path) as image:
-        return image.height, image.width
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise ValueError(
+            f"{where} names the image {path}, which is not readable: {error}"
+        ) from None
+
+
+def check_segmentation(segmentation: Any, height: int, width: int) -> None:
+    """Refuse what `segmentation_rle` could not turn into a mask, without drawing any polygon.
+
+    Raises:
+        ValueError: what is wrong, without saying where; the caller knows the file and the entry.
+    """
+    if isinstance(segmentation, list) and segmentation:
+        _check_polygons(segmentation)
+        return
+    if missing_keys(segmentation, ("size", "counts")):
+        raise ValueError("no mask: expected polygons or RLE with 'size' and 'counts'")
+    if segmentation["size"] != [height, width]:
+        raise ValueError(f"RLE of size {segmentation['size']} in an image of {[height, width]}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if not set(map(type, counts)) <= {int}:
+            raise ValueError("RLE counts are not whole numbers only")
+        runs = np.array(counts, np.int64)
+    elif isinstance(counts, str | bytes):
+        runs = run_lengths(counts)
+    else:
+        raise ValueError(f"RLE counts are {counts!r}, neither a list of runs nor a string")
+    # pycocotools would read beyond its memory for others.
+    if runs.sum() != height * width or (runs < 0).any():
+        raise ValueError(f"RLE counts are not runs that add up to {height} x {width}")
+
+
+def _check_polygons(polygons: list[Any]) -> None:
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < MIN_POLYGON_NUMBERS:
+            raise ValueError("a polygon must be a list of x, y, x, y, ... of 3 corners or more")
+        if not set(map(type, polygon)) <= {int, float}:
+            raise ValueError("a polygon has a coordinate that is not a number")
+        if not all(map(math.isfinite, polygon)):
+            raise ValueError("a polygon has a coordinate that is not finite")
 
 
 def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Compressed RLE (`counts` bytes) of any COCO segmentation: polygons or RLE of either kind.
 
     Raises:
-        ValueError: what is wrong, without saying where; the caller knows the file and the entry.
+        ValueError: as `check_segmentation` does.
     """
-    if isinstance(segmentation, list) and segmentation:
-        for polygon in segmentation:
-            if (
-                not isinstance(polygon, list)
-                or len(polygon) % 2
-                or len(polygon) < MIN_POLYGON_NUMBERS
-            ):
-                raise ValueError("a polygon must be a list of x, y, x, y, ... of 3 corners or more")
-        if not np.isfinite(np.concatenate(segmentation).astype(np.float64)).all():
-            raise ValueError("a polygon has a coordinate that is not finite")
+    check_segmentation(segmentation, height, width)
+    if isinstance(segmentation, list):
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise ValueError("no mask: expected polygons or RLE with 'size' and 'counts'")
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"RLE of size {segmentation['size']} in an image of {[height, width]}")
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        _check_runs(np.array(counts, np.int64), height, width)
         return mask_utils.frPyObjects(segmentation, height, width)
-    rle = {
-        "size": [height, width],
-        "counts": counts.encode() if isinstance(counts, str) else counts,
-    }
-    _check_runs(_run_lengths(rle["counts"]), height, width)
-    return rle
-
-
-def _check_runs(runs: np.ndarray, height: int, width: int) -> None:
-    """Refuse what pycocotools would read beyond its memory for."""
-    if runs.sum() != height * width or (runs < 0).any():
-        raise ValueError(f"RLE counts are not runs that add up to {height} x {width}")
-
-
-def _run_lengths(counts: bytes) -> np.ndarray:
-    """Run lengths (R,) int64, zeros first, of COCO's compressed counts.
-
-    Each number is written in groups of 5 bits, low ones first; bit 5 says that another group
-    follows, bit 4 of the last group is the sign; from the fourth number on, each is the
-    difference to the one two before.
-    """
-    symbols = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if not len(symbols) or symbols.min() < 0 or symbols.max() > 63 or symbols[-1] & 32:
-        raise ValueError("RLE counts are not in COCO's compressed form")
-    last = np.flatnonzero(symbols & 32 == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    shift = 5 * (np.arange(len(symbols)) - np.repeat(first, last - first + 1))
-    runs = np.add.reduceat((symbols & 31) << shift, first)
-    runs -= np.where(symbols[last] & 16, 1 << (shift[last] + 5), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    counts = counts.encode() if isinstance(counts, str) else counts
+    return {"size": [height, width], "counts": counts}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Runs:
     @classmethod
     def of(cls, rle: dict[str, Any]) -> "Runs":
         """The foreground runs of a compressed RLE (`counts` bytes)."""
-        bounds = np.cumsum(_run_lengths(rle["counts"]))
+        bounds = np.cumsum(run_lengths(rle["counts"]))
         stops = bounds[1::2]
         return cls(bounds[0::2][: len(stops)], stops, int(rle["size"][0]))
 

@@ -8,7 +8,7 @@ neither train nor count; classes other than the eight are left out and counted.
 """
 
 import argparse
-import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -23,12 +23,13 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from tools.coco_files import write_json
+from tools.coco_files import missing_keys, read_json, write_json
 from tools.coco_masks import image_size_hw, make_annotation
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 ALIASES = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle"}  # some releases' words
 CURVE_SAMPLES = 8  # straight pieces that one Bezier curve is drawn with
+EXPECTED = "give BDD100K's instance segmentation labels (ins_seg_*.json)"  # what mends most errors
 BIT_IGNORED, BIT_CROWD = 1, 2  # of the bitmask's attribute byte
 
 
@@ -38,9 +39,14 @@ def flatten_curves(vertices: list[list[float]], types: str, where: str) -> np.nd
     A run of `C` holds two control points and an end point for each curve; where the last end point
     is missing, it is the next `L` vertex, or the first vertex of the closed outline.
     """
-    points = np.asarray(vertices, dtype=np.float64)
-    if points.shape != (len(types), 2) or set(types) - {"L", "C"} or not types.startswith("L"):
-        raise ValueError(f"{where}: {len(vertices)} vertices do not fit the types {types!r}")
+    try:
+        points = np.asarray(vertices, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: the vertices are not a list of [x, y] ({error})") from error
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise ValueError(f"{where}: the vertices are not a list of [x, y] of finite numbers")
+    if not re.fullmatch("L[LC]*", str(types)) or len(types) != len(points):
+        raise ValueError(f"{where}: {len(points)} vertices do not fit the types {types!r}")
     outline, index = [], 0
     while index < len(types):
         if types[index] == "L":
@@ -59,25 +65,53 @@ def flatten_curves(vertices: list[list[float]], types: str, where: str) -> np.nd
     return np.concatenate(outline)
 
 
+def read_frames(path: Path) -> list[dict[str, Any]]:
+    """The frames of a label file, each with a name."""
+    content = read_json(path)
+    frames = content.get("frames") if isinstance(content, dict) else content
+    if not isinstance(frames, list):
+        raise ValueError(f"{path}: no list of frames; {EXPECTED}")
+    for number, frame in enumerate(frames):
+        if missing_keys(frame, ("name",)):
+            raise ValueError(f"{path}: frame number {number} has no 'name'; {EXPECTED}")
+    return frames
+
+
+def read_outlines(label: dict[str, Any], where: str) -> list[np.ndarray]:
+    """The outline of each part of a label, as `flatten_curves` gives it."""
+    parts = label.get("poly2d")
+    if not isinstance(parts, list):
+        raise ValueError(
+            f"{where}: has no 'poly2d', so this may be a release with boxes only; {EXPECTED}"
+        )
+    for part in parts:
+        missing = missing_keys(part, ("vertices", "types"))
+        if missing:
+            raise ValueError(
+                f"{where}: a part of 'poly2d' lacks {missing}; in the official files it has "
+                f"'vertices', 'types' and 'closed': {EXPECTED}"
+            )
+    return [flatten_curves(part["vertices"], part["types"], where) for part in parts]
+
+
 def read_polygons(
     path: Path, image_root: Path, left_out: Counter
 ) -> Iterator[tuple[str, tuple[int, int], list[dict[str, Any]]]]:
     """(file name, size, annotations) of each frame of a polygon file."""
-    frames = json.loads(path.read_text())
-    frames = frames["frames"] if isinstance(frames, dict) else frames
-    for frame in tqdm(frames, "frames", unit="image"):
+    for frame in tqdm(read_frames(path), "frames", unit="image"):
         where = f"{path}: frame {frame['name']!r}"
         size_hw = image_size_hw(image_root / frame["name"], where)
         annotations = []
-        for label in frame.get("labels") or ():
-            name = ALIASES.get(label["category"], label["category"])
+        for number, label in enumerate(frame.get("labels") or ()):
+            name = label.get("category")
+            place = f"{where}, label {label.get('id', f'number {number}')}"
+            if not isinstance(name, str):
+                raise ValueError(f"{place}: has no 'category'; {EXPECTED}")
+            name = ALIASES.get(name, name)
             if name not in CLASSES:
                 left_out[name] += 1
                 continue
-            place = f"{where}, label {label['id']}"
-            parts = [
-                flatten_curves(part["vertices"], part["types"], place) for part in label["poly2d"]
-            ]
+            parts = read_outlines(label, place)
             polygons = [part.reshape(-1).tolist() for part in parts if len(part) >= 3]
             if not polygons:
                 left_out[f"{name} without an area"] += 1
@@ -154,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
             for annotation in found:
                 ids = {"id": len(annotations) + 1, "image_id": len(images)}
                 annotations.append(ids | annotation)
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"convert_bdd100k: {error}", file=sys.stderr)
         return 1
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASSES, start=1)]

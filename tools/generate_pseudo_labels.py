@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: the folder above holds the `tools` package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,17 +28,19 @@ from adet.pseudo_labels import (
     GenerationSettings,
     PromptMapper,
     RecordShards,
+    file_sha256,
     generate_records,
     load_prompted_dataset,
 )
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.detection_checkpoint import HEURISTICS_QUERY
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.data.datasets.inline import register_inline_datasets
 from detectron2.engine import launch
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from tools.trained_model import load_trained
 
 logger = logging.getLogger("adet.generate_pseudo_labels")
 
@@ -80,6 +83,22 @@ def make_config(args: argparse.Namespace, num_classes: int) -> CfgNode:
     return cfg
 
 
+def make_settings(args: argparse.Namespace, cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
+    """What the output depends on; reads the files of the weights and of the annotations."""
+    weights = cfg.MODEL.WEIGHTS
+    settings = GenerationSettings(
+        dataset=metadata.name,
+        json_file=str(metadata.json_file),
+        json_sha256=file_sha256(metadata.json_file),
+        prompt=args.prompt,
+        weights=weights,
+        weights_sha256=file_sha256(HEURISTICS_QUERY.sub("", weights)),
+        keep_unmatched=args.keep_unmatched,
+        model=cfg.MODEL.dump() + cfg.INPUT.dump(),
+    )
+    return asdict(settings)
+
+
 def run(args: argparse.Namespace) -> None:
     """Generate in this process; the first one says what came of it."""
     setup_logger(name="detectron2", distributed_rank=comm.get_rank())
@@ -90,17 +109,10 @@ def run(args: argparse.Namespace) -> None:
     id_of = {index: i for i, index in metadata.thing_dataset_id_to_contiguous_id.items()}
     category_ids = [id_of[index] for index in sorted(id_of)]
     cfg = make_config(args, len(category_ids))
-    settings = GenerationSettings(
-        dataset=name,
-        json_file=str(metadata.json_file),
-        prompt=args.prompt,
-        weights=cfg.MODEL.WEIGHTS,
-        keep_unmatched=args.keep_unmatched,
-        model=cfg.MODEL.dump() + cfg.INPUT.dump(),
-    )
-    shards = RecordShards(args.output, asdict(settings))
-    model = build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    model = load_trained(cfg)
+    # The main process alone compares the settings with those of the parts.
+    settings = make_settings(args, cfg, metadata) if comm.is_main_process() else {}
+    shards = RecordShards(args.output, settings)
     report = generate_records(
         model,
         dataset,
@@ -134,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.exists() and not parts.exists():
         print(f"{args.output} is finished: nothing to do (remove it to make it again)")
         return 0
-    launch(run, args.num_gpus, args=(args,), num_processes=args.num_processes)
+    try:
+        launch(run, args.num_gpus, args=(args,), num_processes=args.num_processes)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"generate_pseudo_labels: {error}", file=sys.stderr)
+        return 1
     return 1 if parts.exists() else 0
 
 

@@ -113,6 +113,24 @@ def pseudo_annotations(
             yield annotation
 
 
+def refuse_other_categories(strong: CocoFile, weak: CocoFile) -> None:
+    """ValueError where a category has another name in the weak file, or is in one file only."""
+    names, others = (
+        {category["id"]: category["name"] for category in file.header["categories"]}
+        for file in (strong, weak)
+    )
+    for number in sorted(names.keys() | others.keys()):
+        if names.get(number) != others.get(number):
+            here, there = (
+                repr(known[number]) if number in known else "missing" for known in (others, names)
+            )
+            raise ValueError(
+                f"category id {number} is {here} in {weak.path}, but {there} in {strong.path}: "
+                "both need the same ids and names; for points of your own, tools/import_points.py "
+                f"--categories {strong.path} takes them over"
+            )
+
+
 def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
     """Image entries by id, as the records themselves describe them."""
     found: dict[int, dict[str, Any]] = {}
@@ -133,12 +151,20 @@ def merge_labels(
 ) -> Counts:
     """Write the merged file; returns what is in it. See the module's text for the order."""
     strong = CocoFile(strong_path)
-    weak_images = CocoFile(weak_path).images if weak_path else images_of_records(records_path)
+    if weak_path:
+        weak = CocoFile(weak_path)
+        refuse_other_categories(strong, weak)
+        weak_images = weak.images
+    else:
+        weak_images = images_of_records(records_path)
     both = sorted(strong.images.keys() & weak_images.keys())
     if both:
+        here, there = (images[both[0]]["file_name"] for images in (weak_images, strong.images))
         raise ValueError(
             f"{weak_path or records_path}: {len(both)} images have strong labels in "
-            f"{strong_path}, e.g. image id {both[0]}"
+            f"{strong_path}, e.g. image id {both[0]}, {here!r} here and {there!r} there: an image "
+            "belongs to one of the files, and no two share an id; for points of your own, "
+            f"tools/import_points.py --categories {strong_path} sees to both"
         )
     counts = Counts(strong_images=len(strong.images), weak_images=len(weak_images))
     images = [*strong.images.values(), *weak_images.values()]

@@ -186,8 +186,9 @@ def generation(plan: Plan, kind: str, prompt: str, weights: Path, output: Path) 
     command = python(plan, "tools/generate_pseudo_labels.py", distributed=True)
     command += ["--config-file", plan.teacher_config, *gpu_flags(plan)]
     command += ["--dataset", plan.source.name(plan.subset, kind), "--prompt", prompt]
-    command += ["--output", str(output), "MODEL.WEIGHTS", str(weights)]
-    return [*command, *common_overrides(plan), *plan.overrides]
+    command += ["--output", str(output), *common_overrides(plan), *plan.overrides]
+    # Last: an own MODEL.WEIGHTS is what a training starts from.
+    return [*command, "MODEL.WEIGHTS", str(weights)]
 
 
 def teacher_stages(plan: Plan) -> list[Stage]:

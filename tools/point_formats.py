@@ -1,20 +1,22 @@
 """Read labelled points from what annotation tools export: one reader a format.
 
-Every reader yields `LabelledPoint`s in pixels of the image, in the order of the export, and reports
-what it passed over in a `Counter`. Sources: the tools' own documentation of their formats.
+Every reader yields `LabelledPoint`s in pixels of the image, in the order of the export, and keeps
+what else it met in `Findings`. Sources: the tools' own documentation of their formats.
 """
 
 import csv
-import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from defusedxml import ElementTree
+
+from tools.coco_files import missing_keys, read_json
 
 CSV_COLUMNS = ("image", "x", "y", "category")
 PERCENT = 100.0
@@ -35,6 +37,34 @@ class LabelledPoint:
     where: str
     size_hw: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.category, str) or not self.category:
+            raise ValueError(f"{self.where}: has no label")
+
+
+@dataclass
+class Findings:
+    """What an export holds beside valid points.
+
+    passed_over: how many things of each kind are no points.  skipped: a message for each invalid
+    record, where skip_invalid lists these instead of stopping at the first.
+    """
+
+    skip_invalid: bool
+    passed_over: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """The block handles one record; its ValueError says what is wrong with that record."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.skip_invalid:
+                hint = "; --skip-invalid lists such records and goes on"
+                raise ValueError(f"{error}{hint}") from error
+            self.skipped.append(str(error))
+
 
 def number(value: Any, where: str, what: str) -> float:
     try:
@@ -43,11 +73,11 @@ def number(value: Any, where: str, what: str) -> float:
         raise ValueError(f"{where}: {what} is {value!r}, not a number") from None
 
 
-def load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a json file ({error})") from error
+def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
+    """(height, width) as the export states them; None where it leaves one out."""
+    if height is None or width is None:
+        return None
+    return int(number(height, where, "the height")), int(number(width, where, "the width"))
 
 
 def json_files(path: Path) -> list[Path]:
@@ -59,7 +89,7 @@ def json_files(path: Path) -> list[Path]:
     return files
 
 
-def read_csv(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
+def read_csv(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
     """Rows of a table with the header image,x,y,category; further columns are left alone."""
     with open(path, newline="", encoding="utf-8-sig") as handle:
         rows = csv.DictReader(handle)
@@ -68,38 +98,41 @@ def read_csv(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
             raise ValueError(f"{path}: the header lacks {missing}; expected {list(CSV_COLUMNS)}")
         for row in rows:
             where = f"{path}:{rows.line_num}"
-            absent = [name for name in CSV_COLUMNS if not row[name]]
-            if absent:
-                raise ValueError(f"{where}: no value for {absent}")
-            x, y = (number(row[name], where, name) for name in "xy")
-            yield LabelledPoint((row["image"],), row["category"], x, y, where)
+            with findings.record():
+                absent = [name for name in CSV_COLUMNS if not row[name]]
+                if absent:
+                    raise ValueError(f"{where}: no value for {absent}")
+                x, y = (number(row[name], where, name) for name in "xy")
+                yield LabelledPoint((row["image"],), row["category"], x, y, where)
 
 
-def read_labelme(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
+def read_labelme(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
     """Point shapes of LabelMe files; the first point of a group stands for its instance."""
     for file in json_files(path):
-        content = load_json(file)
+        content = read_json(file)
         if not isinstance(content, dict) or "shapes" not in content:
             raise ValueError(f"{file}: has no 'shapes', so it is no LabelMe file")
         name = PureWindowsPath(content.get("imagePath") or file.with_suffix(".jpg").name)
         images = (name.as_posix(), name.name)
-        size = content.get("imageHeight"), content.get("imageWidth")
         groups = set()
         for index, shape in enumerate(content["shapes"]):
             where = f"{file}: shape {index}"
             if shape.get("shape_type") != "point":
-                passed_over[f"shapes of type {shape.get('shape_type')}"] += 1
+                findings.passed_over[f"shapes of type {shape.get('shape_type')}"] += 1
                 continue
             group = (shape.get("label"), shape.get("group_id"))
             if group[1] is not None and group in groups:
-                passed_over["further points of one group"] += 1
+                findings.passed_over["further points of one group"] += 1
                 continue
             groups.add(group)
-            if len(shape.get("points", ())) != 1 or len(shape["points"][0]) != 2:
-                raise ValueError(f"{where}: a point shape holds one [x, y]")
-            x, y = (number(value, where, "a coordinate") for value in shape["points"][0])
-            size_hw = (int(size[0]), int(size[1])) if None not in size else None
-            yield LabelledPoint(images, shape["label"], x, y, where, size_hw)
+            with findings.record():
+                match shape.get("points"):
+                    case [[x, y]]:
+                        x, y = (number(value, where, "a coordinate") for value in (x, y))
+                    case _:
+                        raise ValueError(f"{where}: a point shape holds one [x, y]")
+                size_hw = stated_size(content.get("imageHeight"), content.get("imageWidth"), where)
+                yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
 
 
 def cvat_root(path: Path) -> Any:
@@ -117,7 +150,7 @@ def cvat_root(path: Path) -> Any:
         raise ValueError(f"{path}: not an XML file ({error})") from error
 
 
-def read_cvat(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
+def read_cvat(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
     """`points` of "CVAT for images 1.1", from annotations.xml or the zip around it."""
     root = cvat_root(path)
     if root.tag != "annotations":
@@ -134,13 +167,14 @@ def read_cvat(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
         size_hw = int(image.get("height")), int(image.get("width"))
         for shape in image:
             if shape.tag != "points":
-                passed_over[f"shapes of type {shape.tag}"] += 1
+                findings.passed_over[f"shapes of type {shape.tag}"] += 1
                 continue
             for pair in shape.get("points", "").split(";"):
-                x, _, y = pair.partition(",")
-                x, y = number(x, where, "x of a point"), number(y, where, "y of a point")
-                images = (name, Path(name).name)
-                yield LabelledPoint(images, shape.get("label", ""), x, y, where, size_hw)
+                with findings.record():
+                    x, _, y = pair.partition(",")
+                    x, y = number(x, where, "x of a point"), number(y, where, "y of a point")
+                    images = (name, Path(name).name)
+                    yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
 
 
 def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -161,9 +195,29 @@ def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, (path.lstrip("/"), name, original))))
 
 
-def read_labelstudio(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
+def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) -> LabelledPoint:
+    """The point of one keypoint result of a task."""
+    if result.get("image_rotation"):
+        raise ValueError(f"{where}: the image is rotated in Label Studio; rotate the file")
+    missing = missing_keys(result, ("original_height", "original_width", "value"))
+    missing = missing or missing_keys(result["value"], ("x", "y"))
+    if missing:
+        raise ValueError(
+            f"{where}: lacks {missing}, without which percents are no pixels; Label Studio's "
+            "'JSON' export has them"
+        )
+    value = result["value"]
+    height, width = (number(result[k], where, k) for k in ("original_height", "original_width"))
+    x = number(value["x"], where, "x") * width / PERCENT
+    y = number(value["y"], where, "y") * height / PERCENT
+    label = (value.get("keypointlabels") or [None])[0]
+    names = labelstudio_names(task, where)
+    return LabelledPoint(names, label, x, y, where, (int(height), int(width)))
+
+
+def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
     """Keypoints of Label Studio's JSON export, whose coordinates are percent of the image size."""
-    tasks = load_json(path)
+    tasks = read_json(path)
     if not isinstance(tasks, list):
         raise ValueError(f"{path}: expected a list of tasks (Label Studio's 'JSON' export)")
     for task in tasks:
@@ -173,48 +227,45 @@ def read_labelstudio(path: Path, passed_over: Counter) -> Iterator[LabelledPoint
             for entry in task.get("annotations", task.get("completions", []))
             if not entry.get("was_cancelled")
         ]
-        passed_over["further annotations of one task"] += max(0, len(finished) - 1)
-        for result in finished[0]["result"] if finished else ():
+        findings.passed_over["further annotations of one task"] += max(0, len(finished) - 1)
+        for index, result in enumerate(finished[0]["result"] if finished else ()):
             if result.get("type") != "keypointlabels":
-                passed_over[f"results of type {result.get('type')}"] += 1
+                findings.passed_over[f"results of type {result.get('type')}"] += 1
                 continue
-            if result.get("image_rotation"):
-                raise ValueError(f"{where}: the image is rotated in Label Studio; rotate the file")
-            value = result["value"]
-            height, width = (int(result[f"original_{side}"]) for side in ("height", "width"))
-            x = number(value.get("x"), where, "x") * width / PERCENT
-            y = number(value.get("y"), where, "y") * height / PERCENT
-            names = labelstudio_names(task, where)
-            labels = value.get("keypointlabels") or [""]
-            yield LabelledPoint(names, labels[0], x, y, where, (height, width))
+            with findings.record():
+                yield labelstudio_point(task, result, f"{where}, result {index}")
 
 
-def read_coco_keypoints(path: Path, passed_over: Counter) -> Iterator[LabelledPoint]:
+def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
     """The first visible keypoint of each annotation of a COCO keypoint file."""
-    content = load_json(path)
+    content = read_json(path)
     sections = ("images", "annotations", "categories")
-    missing = [key for key in sections if key not in content]
+    missing = missing_keys(content, sections)
     if missing:
         raise ValueError(f"{path}: lacks {missing}; a COCO keypoint file has {list(sections)}")
     images = {image["id"]: image for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
     for annotation in content["annotations"]:
         where = f"{path}: annotation id {annotation.get('id')}"
-        for key, known in (("image_id", images), ("category_id", names)):
-            if annotation.get(key) not in known:
-                raise ValueError(f"{where}: unknown {key} {annotation.get(key)!r}")
-        values = annotation.get("keypoints", [])
-        visible = [values[i : i + 2] for i in range(0, len(values), 3) if values[i + 2] > 0]
-        if not visible:
-            passed_over["annotations without a visible keypoint"] += 1
-            continue
-        image = images[annotation["image_id"]]
-        size_hw = (image["height"], image["width"])
-        category = names[annotation["category_id"]]
-        yield LabelledPoint((image["file_name"],), category, *visible[0], where, size_hw)
+        with findings.record():
+            for key, known in (("image_id", images), ("category_id", names)):
+                if annotation.get(key) not in known:
+                    raise ValueError(f"{where}: unknown {key} {annotation.get(key)!r}")
+            values = annotation.get("keypoints", [])
+            if len(values) % 3:
+                raise ValueError(f"{where}: its keypoints are not x, y, visibility, x, y, ...")
+            visible = [values[i : i + 2] for i in range(0, len(values), 3) if values[i + 2] > 0]
+            if not visible:
+                findings.passed_over["annotations without a visible keypoint"] += 1
+                continue
+            x, y = (number(value, where, "a coordinate") for value in visible[0])
+            image = images[annotation["image_id"]]
+            size_hw = stated_size(image.get("height"), image.get("width"), where)
+            category = names[annotation["category_id"]]
+            yield LabelledPoint((image["file_name"],), category, x, y, where, size_hw)
 
 
-READERS: dict[str, Callable[[Path, Counter], Iterator[LabelledPoint]]] = {
+READERS: dict[str, Callable[[Path, Findings], Iterator[LabelledPoint]]] = {
     "csv": read_csv,
     "labelme": read_labelme,
     "cvat": read_cvat,

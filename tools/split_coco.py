@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.coco_files import CocoFile, CocoWriter, InvalidAnnotation, atomic_text
-from tools.coco_masks import Runs, segmentation_rle
+from tools.coco_masks import Runs, check_segmentation, segmentation_rle
 
 MASK_SECONDS = 79.2  # per instance, as COCO reports for its masks
 POINT_SECONDS = 2.4  # per instance; what points cost depends on the tool and the people
@@ -202,7 +202,7 @@ def plan_splits(source: CocoFile, args: argparse.Namespace) -> list[Split]:
 def write_splits(
     source: CocoFile, splits: list[Split], out: Path, args: argparse.Namespace
 ) -> None:
-    """Stream the annotations once into the two files of every split."""
+    """Stream the annotations, each of them checked, once into the two files of every split."""
     with ExitStack() as stack:
         writers = [
             [_open_part(stack, source, split, out, kind) for kind in ("s", "w")] for split in splits
@@ -242,8 +242,10 @@ def _add(
     crowd = bool(annotation.get("iscrowd", 0))
     if not crowd and any(image["id"] not in split.strong for split in splits):
         weak = weak_annotation(annotation, image, args.points, args.seed)
-    if any(image["id"] in split.strong for split in splits) and not annotation.get("segmentation"):
-        raise ValueError("a strong image's annotation has no mask")
+    if any(image["id"] in split.strong for split in splits):
+        if not annotation.get("segmentation"):
+            raise ValueError("a strong image's annotation has no mask")
+        check_segmentation(annotation["segmentation"], image["height"], image["width"])
     for split, (strong_writer, weak_writer) in zip(splits, writers, strict=True):
         if image["id"] in split.strong:
             strong_writer.add(annotation)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_utils
+from torch.multiprocessing import ProcessRaisedException
 
 from adet.config import get_cfg
 from adet.pseudo_labels import RecordShards, make_record
@@ -198,3 +199,86 @@ def test_other_prompts_run_on_the_strong_images(shapes, command, tmp_path, promp
     assert len(records) == 2
     for record in records:
         assert all(("point" in entry) == (prompt != "none") for entry in record["instances"])
+
+
+def save_weights(shapes: Path, path: Path, num_classes: int = 7, seed: int = 1) -> Path:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(shapes / "config.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.SOLOV2.NUM_CLASSES = "cpu", num_classes
+    torch.manual_seed(seed)
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("", "no trained network"),
+        ("ImageNetPretrained/R-18.pth", "no trained network"),
+        ("three_classes.pth", "does not fit the network of the config, which has 7 classes"),
+        ("gone.pth", "gone.pth is not there"),
+    ],
+)
+def test_weights_of_no_trained_network_are_refused(
+    shapes, command, tmp_path, capsys, weights, message
+):
+    save_weights(shapes, tmp_path / "three_classes.pth", num_classes=3)
+    path = str(tmp_path / weights) if weights else ""
+    words = command(weak_json(shapes), "untrained", "weak.jsonl")
+    assert main([*words, "MODEL.WEIGHTS", path]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["three_classes.pth"]
+
+
+def unfinished(shapes: Path, folder: Path) -> Path:
+    """An annotation file with an image that is not there, so that the parts stay."""
+    content = json.loads(weak_json(shapes).read_text())
+    content["images"][1]["file_name"] = "gone.jpg"
+    (folder / "unfinished.json").write_text(json.dumps(content))
+    return folder / "unfinished.json"
+
+
+def test_parts_of_another_teacher_of_the_same_name_are_not_continued(
+    shapes, command, tmp_path, capsys
+):
+    weights = save_weights(shapes, tmp_path / "teacher.pth")
+    words = command(unfinished(shapes, tmp_path), "retrained")
+    words += ["MODEL.WEIGHTS", str(weights)]
+    assert main(words) == 1
+    records = (tmp_path / "weak.jsonl").read_bytes()
+    capsys.readouterr()
+    save_weights(shapes, weights, seed=2)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "weights_sha256" in error and "remove the folder" in error
+    with pytest.raises(ProcessRaisedException, match="weights_sha256.*remove the folder"):
+        main([*words[:2], "--num-processes", "2", *words[2:]])
+    assert (tmp_path / "weak.jsonl").read_bytes() == records
+
+
+def test_parts_of_another_annotation_file_of_the_same_name_are_not_continued(
+    shapes, command, tmp_path, capsys
+):
+    annotations = unfinished(shapes, tmp_path)
+    words = command(annotations, "relabelled")
+    assert main(words) == 1
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["point"] = [1, 1]
+    annotations.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "json_sha256" in capsys.readouterr().err
+
+
+def test_an_absolute_file_name_outside_the_image_root_is_kept(shapes, command, tmp_path):
+    content = json.loads(weak_json(shapes).read_text())
+    image = content["images"][0]
+    elsewhere = tmp_path / "elsewhere.png"
+    elsewhere.write_bytes((shapes / "train" / image["file_name"]).read_bytes())
+    within = shapes / "train" / content["images"][1]["file_name"]
+    image["file_name"] = str(elsewhere)
+    content["images"][1]["file_name"] = str(within)
+    (tmp_path / "absolute.json").write_text(json.dumps(content))
+    assert main(command(tmp_path / "absolute.json", "absolute")) == 0
+    names = [record["file_name"] for record in read(tmp_path / "weak.jsonl")]
+    assert names[:2] == [str(elsewhere), within.name]

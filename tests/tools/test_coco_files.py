@@ -70,6 +70,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         (lambda d: d.pop("categories"), "categories"),
         (lambda d: d.update(annotations={}), "annotations"),
         (lambda d: d["images"][0].pop("width"), "image id 101 lacks .'width'"),
+        (lambda d: d["categories"][1].pop("name"), "category id 7 lacks .'name'"),
         (lambda d: d["images"].append(d["images"][0]), "image id 101 occurs twice"),
         (lambda d: d["categories"][1].pop("id"), "category number 1 has no"),
     ],

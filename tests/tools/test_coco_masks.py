@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as mask_utils
 
 from tests.tools.coco_samples import compressed, uncompressed
-from tools.coco_masks import Runs, segmentation_rle
+from tools.coco_masks import Runs, check_segmentation, segmentation_rle
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))
@@ -64,8 +64,31 @@ def test_polygons_are_rasterised_as_pycocotools_does():
         ({"size": [4, 5], "counts": ""}, "compressed form"),
         ({"size": [4, 5], "counts": "\x7f"}, "compressed form"),
         ({"size": [4, 5], "counts": "P"}, "compressed form"),
+        ({"size": [4, 5], "counts": None}, "counts are None"),
+        ({"size": [4, 5], "counts": 20}, "counts are 20"),
+        ({"size": [4, 5], "counts": {}}, "counts are {}"),
+        ({"size": [4, 5], "counts": [None]}, "whole numbers"),
+        ({"size": [4, 5], "counts": ["20"]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [[20]]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [20.5]}, "whole numbers"),
+        ({"size": None, "counts": [20]}, "RLE of size None"),
+        ({"size": 4, "counts": [20]}, "RLE of size 4"),
+        ({"size": ["4", "5"], "counts": [20]}, "RLE of size"),
+        ([["1", "2", "3", "4", "5", "6"]], "not a number"),
+        ([["a", "b", "c", "d", "e", "f"]], "not a number"),
+        ([[1.0, 2.0, 3.0, None, 5.0, 6.0]], "not a number"),
+        ([[[1.0, 2.0], [3.0], [5.0, 6.0], [1.0], [2.0], [3.0]]], "not a number"),
     ],
 )
 def test_broken_masks_are_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
         segmentation_rle(segmentation, 4, 5)
+    with pytest.raises(ValueError, match=message):
+        check_segmentation(segmentation, 4, 5)
+
+
+def test_a_check_does_not_rasterise(monkeypatch):
+    monkeypatch.setattr("tools.coco_masks.mask_utils", None)
+    check_segmentation([[1, 1, 3, 1, 3, 3.5]], 4, 5)
+    check_segmentation({"size": [4, 5], "counts": [2, 18]}, 4, 5)
+    check_segmentation(compressed(np.ones((4, 5), np.uint8)), 4, 5)

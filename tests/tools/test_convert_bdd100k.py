@@ -1,6 +1,7 @@
 """BDD100K labels in both official forms, on small generated samples."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -117,3 +118,67 @@ def test_another_png_is_refused(tmp_path, image_root, capsys):
     words = ["--bitmasks", str(tmp_path), "--image-root", str(image_root), "--output", "x.json"]
     assert main(words) == 1
     assert "an RGBA PNG" in capsys.readouterr().err
+
+
+def changed(**change):
+    """A good label with some keys changed; None leaves them out."""
+    return {k: v for k, v in (label("car", SQUARE) | change).items() if v is not None}
+
+
+def part(**change):
+    return [{k: v for k, v in (label("car", SQUARE)["poly2d"][0] | change).items() if v != ""}]
+
+
+BAD_LABELS = [
+    (changed(poly2d=None), "label 7: has no 'poly2d'.*boxes only"),
+    (label("car", SQUARE) | {"poly2d": None}, "label 7: has no 'poly2d'.*boxes only"),
+    (changed(poly2d=None, id=None), "label number 0: has no 'poly2d'"),
+    (changed(poly2d=part(types="")), "label 7: .*lacks .'types'.*'vertices', 'types' and 'closed'"),
+    (changed(poly2d=part(vertices="")), "label 7: .*lacks .'vertices'"),
+    (changed(poly2d=part(types=None)), "label 7: 4 vertices do not fit the types None"),
+    (changed(poly2d=part(vertices=None)), "label 7: .*vertices"),
+    (changed(poly2d=part(vertices=[["x", 1], [2, 2], [3, 3], [4, 4]])), "label 7: .*vertices"),
+    (changed(poly2d=part(vertices=[[1, 1], [2, 2], [3, None], [4, 4]])), "label 7: .*vertices"),
+    (changed(poly2d=SQUARE), "label 7: .*lacks"),
+    (changed(category=None), "label 7: has no 'category'"),
+]
+
+
+@pytest.mark.parametrize("bad,message", BAD_LABELS)
+def test_a_broken_label_is_named(tmp_path, image_root, capsys, bad, message):
+    code, output = convert(tmp_path, image_root, [{"name": "a.jpg", "labels": [bad]}])
+    assert code == 1 and not output.exists()
+    want = f"{re.escape(str(tmp_path / 'polygons.json'))}: frame 'a.jpg', {message}"
+    assert re.search(want, capsys.readouterr().err)
+
+
+def test_a_label_needs_no_id(tmp_path, image_root):
+    code, output = convert(
+        tmp_path, image_root, [{"name": "a.jpg", "labels": [changed(id=None, attributes=None)]}]
+    )
+    assert code == 0 and len(json.loads(output.read_text())["annotations"]) == 1
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ('[{"name": "a.jpg",', "not a json file"),
+        ("{}", "no list of frames"),
+        ('"text"', "no list of frames"),
+        ('[{"labels": []}]', "frame number 0 has no 'name'"),
+        ("[7]", "frame number 0 has no 'name'"),
+    ],
+)
+def test_another_file_is_refused_by_name(tmp_path, image_root, capsys, text, message):
+    source = tmp_path / "polygons.json"
+    source.write_text(text)
+    words = ["--polygons", str(source), "--image-root", str(image_root), "--output", "x.json"]
+    assert main(words) == 1
+    assert re.search(f"{re.escape(str(source))}: .*{message}", capsys.readouterr().err)
+
+
+def test_an_unreadable_image_is_named(tmp_path, image_root, capsys):
+    (image_root / "a.jpg").write_bytes(b"no image")
+    assert convert(tmp_path, image_root, [{"name": "a.jpg", "labels": []}])[0] == 1
+    error = capsys.readouterr().err
+    assert "frame 'a.jpg'" in error and str(image_root / "a.jpg") in error

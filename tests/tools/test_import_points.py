@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tools.import_points import main
+from tools.merge_labels import main as merge_labels
 
 # name, x, y, category: what every sample says. Images are 40 wide and 20 high.
 POINTS = [("a.jpg", 4.0, 5.0, "cat"), ("a.jpg", 30.5, 10.0, "dog"), ("b.jpg", 12.0, 19.0, "cat")]
@@ -227,3 +228,131 @@ def test_stated_size_has_to_be_the_images(tmp_path, images, capsys):
     )
     assert run(tmp_path, images, "cvat", path)[0] == 1
     assert "was the image resized" in capsys.readouterr().err
+
+
+def write_strong(tmp_path):
+    """A strong file: old.jpg has a mask, a.jpg only a point, b.jpg nothing; ids have gaps."""
+    names = {3: "old.jpg", 900: "./a.jpg", 20: "b.jpg"}
+    images = [{"id": i, "file_name": n, "width": 40, "height": 20} for i, n in names.items()]
+    corners = [[1, 1, 9, 1, 9, 9]]
+    annotations = [
+        {"id": 5000, "image_id": 3, "category_id": 1, "segmentation": corners},
+        {"id": 12, "image_id": 900, "category_id": 2, "point": [1, 1], "segmentation": []},
+    ]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = tmp_path / "strong.json"
+    path.write_text(json.dumps(content))
+    return path, content
+
+
+def test_ids_go_on_where_the_strong_file_ends(tmp_path, images):
+    strong, _ = write_strong(tmp_path)
+    code, output = run(tmp_path, images, "csv", csv_sample(tmp_path), "--categories", str(strong))
+    content = json.loads(output.read_text())
+    assert code == 0
+    assert [i["id"] for i in content["images"]] == [901, 902]
+    assert [a["image_id"] for a in content["annotations"]] == [901, 901, 902]
+    assert [a["id"] for a in content["annotations"]] == [5001, 5002, 5003]
+
+
+def test_imported_points_merge_with_the_strong_file(tmp_path, images):
+    strong, _ = write_strong(tmp_path)
+    _, weak = run(tmp_path, images, "csv", csv_sample(tmp_path), "--categories", str(strong))
+    mask = {"size": [20, 40], "counts": [0, 800]}
+    record = {"image_id": 902, "file_name": "b.jpg", "height": 20, "width": 40}
+    record["instances"] = [{"category_id": 1, "score": 0.5, "segmentation": mask}]
+    (tmp_path / "r.jsonl").write_text(json.dumps(record) + "\n")
+    words = ["--strong-json", strong, "--weak-json", weak, "--records", tmp_path / "r.jsonl"]
+    assert merge_labels([*map(str, words), "--output", str(tmp_path / "sw.json")]) == 0
+
+
+def test_an_image_with_masks_gets_no_points(tmp_path, images, capsys):
+    strong, content = write_strong(tmp_path)
+    content["annotations"][1]["segmentation"] = [[1, 1, 9, 1, 9, 9]]  # a.jpg has a mask, too
+    strong.write_text(json.dumps(content))
+    words = (tmp_path, images, "csv", csv_sample(tmp_path), "--categories", str(strong))
+    code, output = run(*words)
+    error = capsys.readouterr().err
+    assert code == 1 and not output.exists()
+    assert "points.csv:2: image 'a.jpg' has masks in" in error
+    assert str(strong) in error and "--skip-invalid" in error
+    code, output = run(*words, "--skip-invalid")
+    assert code == 0 and "2 skipped" in capsys.readouterr().out
+    assert [i["file_name"] for i in json.loads(output.read_text())["images"]] == ["b.jpg"]
+
+
+def labelme_file(folder, change):
+    good = {"label": "cat", "shape_type": "point", "points": [[3, 3]]}
+    path = folder / "a.json"
+    content = {"imagePath": "a.jpg", "shapes": [good | change, good]}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def labelstudio_file(folder, change):
+    value = {"x": 5, "y": 5, "keypointlabels": ["cat"]}
+    good = {"type": "keypointlabels", "original_width": 40, "original_height": 20, "value": value}
+    bad = {key: value for key, value in (good | change).items() if value != "left out"}
+    path = folder / "a.json"
+    task = {"id": 8, "data": {"image": "a.jpg"}, "annotations": [{"result": [bad, good]}]}
+    path.write_text(json.dumps([task]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "write,change,message",
+    [
+        (labelme_file, {"label": None}, "shape 0: has no label"),
+        (labelme_file, {"label": ""}, "shape 0: has no label"),
+        (labelme_file, {"points": None}, "shape 0: a point shape holds one"),
+        (labelme_file, {"points": [["x", 3]]}, "shape 0: a coordinate is 'x', not a number"),
+        (labelstudio_file, {"original_width": "left out"}, "task 8, result 0: lacks.*_width"),
+        (labelstudio_file, {"original_height": None}, "task 8, result 0: original_height is None"),
+        (labelstudio_file, {"value": None}, "task 8, result 0: lacks .'x', 'y'"),
+        (labelstudio_file, {"value": {"x": 5, "y": 5}}, "task 8, result 0: has no label"),
+        (labelstudio_file, {"image_rotation": 90}, "task 8, result 0: the image is rotated"),
+    ],
+)
+def test_a_broken_record_is_named_or_listed(tmp_path, images, capsys, write, change, message):
+    path = write(tmp_path, change)
+    kind = write.__name__.removesuffix("_file")
+    code, output = run(tmp_path, images, kind, path)
+    error = capsys.readouterr().err
+    assert code == 1 and not output.exists()
+    assert re.search(f"{re.escape(str(path))}: {message}", error) and "--skip-invalid" in error
+    code, output = run(tmp_path, images, kind, path, "--skip-invalid")
+    assert code == 0 and re.search(message, capsys.readouterr().out)
+    content = json.loads(output.read_text())
+    assert len(content["annotations"]) == 1
+    assert content["categories"] == [{"id": 1, "name": "cat"}]
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_an_unreadable_image_is_named_or_listed(tmp_path, images, capsys, share):
+    """No image at all, and one that is cut off."""
+    whole = (images / "a.jpg").read_bytes()
+    (images / "a.jpg").write_bytes(whole[: int(share * len(whole))] or b"no image")
+    path = csv_sample(tmp_path)
+    assert run(tmp_path, images, "csv", path)[0] == 1
+    error = capsys.readouterr().err
+    assert "points.csv:2: " in error and str(images / "a.jpg") in error
+    code, output = run(tmp_path, images, "csv", path, "--skip-invalid")
+    assert code == 0 and "2 skipped" in capsys.readouterr().out
+    assert [i["file_name"] for i in json.loads(output.read_text())["images"]] == ["b.jpg"]
+
+
+def test_nothing_but_broken_records_is_an_error(tmp_path, images, capsys):
+    path = tmp_path / "points.csv"
+    path.write_text("image,x,y,category\na.jpg,x,1,cat\n")
+    assert run(tmp_path, images, "csv", path, "--skip-invalid")[0] == 1
+    assert "points.csv:2: x is 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", ["a.jpg,x,5,cat", "a.jpg,1,1,"])
+def test_skip_invalid_covers_what_the_reader_refuses(tmp_path, images, capsys, row):
+    path = tmp_path / "points.csv"
+    path.write_text(f"image,x,y,category\n{row}\na.jpg,1,1,cat\n")
+    code, output = run(tmp_path, images, "csv", path, "--skip-invalid")
+    assert code == 0 and "skipped: " in capsys.readouterr().out
+    assert len(json.loads(output.read_text())["annotations"]) == 1

@@ -157,7 +157,9 @@ def test_duplicates_are_refused_without_a_weak_file_too(files, tmp_path, capsys)
 def test_an_image_in_both_files_is_refused(files, tmp_path, capsys):
     strong, _, path, _ = files
     assert merge(strong, path, tmp_path / "sw.json", "--weak-json", strong) == 1
-    assert "5 images have strong labels" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "5 images have strong labels" in error
+    assert "'101.jpg'" in error and "--categories" in error  # how ids are kept apart
 
 
 def test_a_missing_file_is_named(files, tmp_path, capsys):
@@ -233,3 +235,31 @@ def test_the_reference_s_merged_files(tmp_path, name):
             x, y, w, h = theirs["bbox"]
             theirs["bbox"] = [x, y, w + 1, h + 1]
         assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c[1:], "category id 3 is missing in"),
+        (lambda c: [*c, {"id": 21, "name": "new"}], "category id 21 is 'new' in"),
+        (lambda c: [c[0], {"id": 7, "name": "a"}, {"id": 20, "name": "b"}], "id 7 is 'a' in"),
+    ],
+)
+def test_other_categories_in_the_weak_file_are_refused(files, tmp_path, capsys, change, message):
+    strong, weak, path, _ = files
+    content = load(weak)
+    weak.write_text(json.dumps(content | {"categories": change(content["categories"])}))
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 1
+    error = capsys.readouterr().err
+    assert message in error and str(strong) in error and str(weak) in error
+    assert "import_points.py" in error and "--categories" in error
+    assert not (tmp_path / "sw.json").exists()
+
+
+def test_order_and_further_keys_of_categories_may_differ(files, tmp_path):
+    strong, weak, path, _ = files
+    content = load(weak)
+    categories = [c | {"supercategory": "thing"} for c in reversed(content["categories"])]
+    weak.write_text(json.dumps(content | {"categories": categories}))
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 0
+    assert load(tmp_path / "sw.json")["categories"] == load(strong)["categories"]

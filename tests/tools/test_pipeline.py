@@ -142,6 +142,14 @@ def test_own_iterations_and_steps_reach_teacher_and_student(make_plan):
             assert option(stage.command, "SOLVER.STEPS") == "(1,2)"
 
 
+def test_own_weights_are_those_that_a_training_starts_from(make_plan):
+    for stage in build_stages(make_plan("10p", "MODEL.WEIGHTS", "own.pth")):
+        if "tools/generate_pseudo_labels.py" in stage.command:
+            assert "teacher" in option(stage.command, "MODEL.WEIGHTS")
+        if "tools/train_net.py" in stage.command:
+            assert option(stage.command, "MODEL.WEIGHTS") == "own.pth"
+
+
 def toy_stages(plan, code: str = "") -> list[Stage]:
     """Two stages that append a line to what they make; the second may fail."""
 

@@ -180,6 +180,9 @@ def test_given_points_are_kept_where_there_is_no_mask(coco, tmp_path):
 BAD = [
     ({"segmentation": [], "bbox": [1, 1, 2, 2]}, "no mask|neither a mask nor a point"),
     ({"segmentation": [[1, 2, 3]]}, "3 corners"),
+    ({"segmentation": {"size": [30, 40], "counts": None}}, "counts are None"),
+    ({"segmentation": {"size": None, "counts": [1200]}}, "RLE of size None"),
+    ({"segmentation": [["1", "2", "3", "4", "5", "6"]]}, "not a number"),
     ({"segmentation": {"size": [30, 40], "counts": [1200]}}, "empty mask"),
     ({"segmentation": [], "point": [41, 3]}, "outside the image of width 40, height 30"),
     ({"segmentation": [], "point": [float("nan"), 3]}, "outside"),
@@ -196,20 +199,50 @@ def test_invalid_annotations_stop_the_split_or_are_listed(change, message, tmp_p
     number = coco["annotations"][1]["id"]
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(coco))
-    # One strong image: some seed leaves the bad annotation's image weak.
-    weak_image = coco["annotations"][1]["image_id"]
-    seeds = (s for s in range(9) if weak_image not in choose_images(range(101, 107), 1, 0, s))
+    error = refused_then_skipped(path, coco["annotations"][1], strong=False, capsys=capsys)
+    assert f"bad.json: annotation id {number}" in error
+    assert re.search(message, error)
+
+
+def refused_then_skipped(path, annotation, *, strong, capsys):
+    """Error of a split in which the annotation's image is strong (weak); it also can be skipped."""
+    seeds = (  # one image is strong, which one depends on the seed
+        seed
+        for seed in range(99)
+        if (annotation["image_id"] in choose_images(range(101, 107), 1, 0, seed)) == strong
+    )
     args = [str(path), "--images", "1", "--seed", str(next(seeds))]
     assert main(args) == 1
     error = capsys.readouterr().err
-    assert f"bad.json: annotation id {number}" in error
     assert "--skip-invalid" in error
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.json"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert main([*args, "--skip-invalid"]) == 0
     output = capsys.readouterr()
-    assert f"skipped: annotation id {number}" in output.err
+    assert f"skipped: annotation id {annotation['id']}" in output.err
     assert "1 invalid annotations skipped" in output.err
-    assert re.search(message, error)
+    return error
+
+
+BAD_MASKS = [
+    ([[1, 1, 5, 5]], "3 corners"),
+    ([[1, 1, 5, "5", 3, 3]], "not a number"),
+    ({"size": [30, 40], "counts": "P"}, "compressed form"),
+    ({"size": [30, 40], "counts": None}, "counts are None"),
+    ({"size": [40, 30], "counts": [1200]}, "RLE of size"),
+    ("mask.png", "no mask"),
+    ([], "a strong image's annotation has no mask"),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "message"), BAD_MASKS)
+def test_masks_of_strong_images_are_checked_too(segmentation, message, tmp_path, capsys):
+    coco = make_coco(num_images=6, seed=1)
+    coco["annotations"][1]["segmentation"] = segmentation
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(coco))
+    error = refused_then_skipped(path, coco["annotations"][1], strong=True, capsys=capsys)
+    assert f"bad.json: annotation id {coco['annotations'][1]['id']}: " in error
+    assert message in error
 
 
 def test_polygons_too_thin_for_a_pixel_keep_a_point(tmp_path):

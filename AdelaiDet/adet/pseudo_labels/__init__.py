@@ -4,6 +4,7 @@ from .generate import (
     GenerationReport,
     GenerationSettings,
     PromptMapper,
+    file_sha256,
     generate_records,
     load_prompted_dataset,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "GenerationSettings",
     "PromptMapper",
     "RecordShards",
+    "file_sha256",
     "generate_records",
     "load_prompted_dataset",
     "make_record",

@@ -4,6 +4,7 @@ One image a forward pass, so that results depend on no neighbour in a batch and 
 killed and continued ends with the same bytes. Every process of a job takes its share.
 """
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -19,25 +20,41 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from .records import make_record
 from .shards import RecordShards, dumps
 
 logger = logging.getLogger(__name__)
 
+HASH_BLOCK = 1 << 20  # bytes
 POINT_PROMPTS = ("point", "cls_image")  # these see no mask, box or area of an instance
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What decides the bytes of the output; kept beside its parts to refuse a mixed run."""
+    """What decides the bytes of the output; kept beside its parts to refuse a mixed run.
+
+    Files are told by name and content: a teacher trained anew has the name of the one before.
+    """
 
     dataset: str
     json_file: str
+    json_sha256: str
     prompt: str
     weights: str
+    weights_sha256: str
     keep_unmatched: str
     model: str  # the MODEL and INPUT nodes of the configuration, as YAML
+
+
+def file_sha256(path: str) -> str:
+    """Hex digest of the content of a file or of what a URL leads to."""
+    digest = hashlib.sha256()
+    with PathManager.open(path, "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass
@@ -56,6 +73,7 @@ def load_prompted_dataset(
 
     For point prompts an annotation with a `point` loses mask, box and area before anything reads
     them; one without keeps its mask, whose centre of mass is the point. Crowds are left out.
+    `record_file_name` is relative to the image root, or absolute for an image outside it.
 
     Raises:
         ValueError: the data set has no annotation file.
@@ -74,9 +92,10 @@ def load_prompted_dataset(
         points_only=prompt in POINT_PROMPTS,
     )
     for record in records:
-        record["record_file_name"] = str(
-            Path(record["file_name"]).relative_to(metadata.image_root).as_posix()
-        )
+        path = Path(record["file_name"])
+        if path.is_relative_to(metadata.image_root):
+            path = path.relative_to(metadata.image_root)
+        record["record_file_name"] = path.as_posix()
         record["annotations"] = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     return records
 
@@ -110,9 +129,15 @@ def generate_records(
     An image that cannot be read is reported and left out; its parts stay on disk, so that the same
     command tries it again.
     """
+    problem = None
     if comm.is_main_process():
-        shards.open()
-    comm.synchronize()
+        try:
+            shards.open()
+        except ValueError as error:
+            problem = str(error)
+    problem = comm.all_gather(problem)[0]
+    if problem:  # in every process: else the others report nothing but a lost connection
+        raise ValueError(problem)
     finished = shards.finished_ids()
     comm.synchronize()  # nobody writes before everybody has read
     missing = [record for record in dataset if record["image_id"] not in finished]
