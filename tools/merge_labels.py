@@ -131,6 +131,19 @@ def refuse_other_categories(strong: CocoFile, weak: CocoFile) -> None:
             )
 
 
+def refuse_shared_images(strong: CocoFile, weak_images: dict[int, dict], weak_path: Path) -> None:
+    """ValueError where an image id is in both files."""
+    both = sorted(strong.images.keys() & weak_images.keys())
+    if both:
+        here, there = (images[both[0]]["file_name"] for images in (weak_images, strong.images))
+        raise ValueError(
+            f"{weak_path}: {len(both)} images have strong labels in {strong.path}, e.g. image id "
+            f"{both[0]}, {here!r} here and {there!r} there: an image belongs to one of the files, "
+            "and no two share an id; for points of your own, tools/import_points.py "
+            f"--categories {strong.path} sees to both"
+        )
+
+
 def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
     """Image entries by id, as the records themselves describe them."""
     found: dict[int, dict[str, Any]] = {}
@@ -157,15 +170,7 @@ def merge_labels(
         weak_images = weak.images
     else:
         weak_images = images_of_records(records_path)
-    both = sorted(strong.images.keys() & weak_images.keys())
-    if both:
-        here, there = (images[both[0]]["file_name"] for images in (weak_images, strong.images))
-        raise ValueError(
-            f"{weak_path or records_path}: {len(both)} images have strong labels in "
-            f"{strong_path}, e.g. image id {both[0]}, {here!r} here and {there!r} there: an image "
-            "belongs to one of the files, and no two share an id; for points of your own, "
-            f"tools/import_points.py --categories {strong_path} sees to both"
-        )
+    refuse_shared_images(strong, weak_images, weak_path or records_path)
     counts = Counts(strong_images=len(strong.images), weak_images=len(weak_images))
     images = [*strong.images.values(), *weak_images.values()]
     with atomic_text(out_path) as handle:

@@ -24,6 +24,8 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
 
 import torch
 
+from tools.coco_files import CocoFile
+from tools.merge_labels import refuse_other_categories, refuse_shared_images
 from tools.pipeline_data import DATA_SOURCES, own_data
 from tools.pipeline_stages import (
     RLE_LABELS,
@@ -211,26 +213,15 @@ def path_is_data(plan: Plan, path: Path) -> bool:
 
 def check_split(plan: Plan) -> None:
     """Images of the split are there, and both of its files fit together, as merging will need."""
-    paths = [plan.source.path(plan.subset, kind) for kind in "sw"]
-    strong, weak = (json.loads(path.read_text()) for path in paths)
-    for image in strong["images"][:IMAGES_LOOKED_FOR]:
+    strong, weak = (CocoFile(plan.source.path(plan.subset, kind)) for kind in "sw")
+    for image in list(strong.images.values())[:IMAGES_LOOKED_FOR]:
         path = plan.source.image_root / image["file_name"]
         if not path.exists():
             raise PipelineError(
-                f"{paths[0]} names {path}, which is missing: {plan.source.how_to_get}"
+                f"{strong.path} names {path}, which is missing: {plan.source.how_to_get}"
             )
-    shared = {image["id"] for image in strong["images"]} & {image["id"] for image in weak["images"]}
-    if shared:
-        raise PipelineError(
-            f"{paths[0]} and {paths[1]} share {len(shared)} image ids, e.g. {min(shared)}; an "
-            "image has masks or points: tools/import_points.py --categories numbers them apart"
-        )
-    names = [{c["id"]: c["name"] for c in content["categories"]} for content in (strong, weak)]
-    if names[0] != names[1]:
-        raise PipelineError(
-            f"{paths[0]} and {paths[1]} have different categories: {names[0]} and {names[1]}; "
-            "tools/import_points.py --categories takes those of the strong file"
-        )
+    refuse_other_categories(strong, weak)
+    refuse_shared_images(strong, weak.images, weak.path)
 
 
 def check_disk(plan: Plan) -> None:
