@@ -10,4 +10,5 @@ set -euo pipefail
 export NNODES=$SLURM_NNODES NUM_GPUS=8 MASTER_PORT=29500
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
-srun bash -c 'NODE_RANK=$SLURM_NODEID bash scripts/pointwssis.sh "$@"' pointwssis "$@"
+# A machine that fails ends the others.
+srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID bash scripts/pointwssis.sh "$@"' pointwssis "$@"
