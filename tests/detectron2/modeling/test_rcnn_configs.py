@@ -43,4 +43,4 @@ def test_config_builds_its_model(name, caplog):
 
 def test_the_published_weights_have_their_configs():
     for name in model_zoo.model_zoo.PUBLISHED:
-        assert f"{name}.yaml" in NAMES
+        assert Path(model_zoo.get_config_file(f"{name}.yaml")).is_relative_to(CONFIGS)
