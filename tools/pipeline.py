@@ -24,7 +24,7 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
 
 import torch
 
-from tools.coco_files import CocoFile
+from tools.coco_files import CocoFile, atomic_text
 from tools.merge_labels import refuse_other_categories, refuse_shared_images
 from tools.pipeline_data import DATA_SOURCES, own_data
 from tools.pipeline_stages import (
@@ -46,7 +46,7 @@ STUDENTS = {
 }
 
 
-class PipelineError(Exception):
+class PipelineError(ValueError):
     """Something that the user has to mend; the message says what and how."""
 
 
@@ -164,14 +164,8 @@ def is_finished(plan: Plan, stage: Stage) -> bool:
 
 def write_marker(plan: Plan, stage: Stage, seconds: float) -> None:
     record = {"command": words(plan, stage), "seconds": round(seconds, 1)}
-    write_text(marker(plan, stage), json.dumps(record, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with atomic_text(marker(plan, stage)) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
 
 
 def set_aside(plan: Plan, stages: list[Stage], start: str) -> None:
@@ -243,7 +237,7 @@ def run_stage(plan: Plan, stage: Stage) -> None:
     """Run one stage, or on another node than the first wait until the first has run it.
 
     Raises:
-        PipelineError: the command failed, or did not make what it should.
+        ValueError: an input is missing or unfit, the command failed or did not make its results.
     """
     node_rank = int(os.environ.get("NODE_RANK") or 0)
     if node_rank and not stage.everywhere:
@@ -254,9 +248,10 @@ def run_stage(plan: Plan, stage: Stage) -> None:
         run_here(plan, stage)
         if not node_rank:
             check_made(stage)
-    except PipelineError as error:
+    except ValueError as error:
         if plan.num_nodes > 1 and not node_rank:
-            write_text(failure(plan, stage), f"{time.time()} {error}\n")
+            with atomic_text(failure(plan, stage)) as file:
+                file.write(f"{time.time()} {error}\n")
         raise
     if node_rank:
         wait_for(plan, stage)
@@ -333,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.set_aside:
             return 0
         ran = run(plan, stages)
-    except (PipelineError, ValueError) as error:
+    except ValueError as error:
         print(f"pipeline: {error}", file=sys.stderr)
         return 1
     if not ran:

@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
             stages = [full_stage(plan)] if args.supervised else seed_stages(plan, **optional)
             ran += run(plan, stages)
             runs.append(SeedRun(seed, plan.output))
-    except PipelineError as error:
+    except ValueError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     minutes = (time.monotonic() - began) / 60

@@ -219,6 +219,22 @@ def test_a_failure_on_the_first_machine_stops_the_others(make_plan, monkeypatch)
         pipeline.run(plan, broken)
 
 
+def test_unfit_inputs_on_the_first_machine_stop_the_others_too(make_plan, monkeypatch):
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "0")
+    plan = make_plan("10p")
+    stage = toy_stages(plan)[0]
+
+    def refuse(plan, stage):
+        raise ValueError("category id 1 is 'dog'")
+
+    monkeypatch.setattr(pipeline, "check_needs", refuse)
+    with pytest.raises(ValueError, match="'dog'"):
+        pipeline.run(plan, [stage])
+    assert "'dog'" in pipeline.failure(plan, stage).read_text()
+
+
 def test_on_several_machines_results_are_set_aside_once(make_plan, monkeypatch, capsys):
     monkeypatch.setenv("NNODES", "2")
     monkeypatch.setenv("MASTER_ADDR", "first")
@@ -256,8 +272,10 @@ def test_missing_data_says_how_to_get_it(make_plan, capsys):
     assert "instances_train2017.json" in message and "cocodataset.org" in message
 
 
-def test_a_given_split_is_used_and_its_images_are_looked_for(make_plan):
+def test_a_given_split_is_used_and_its_images_are_looked_for(make_plan, monkeypatch):
     plan = make_plan("10p")
+    # The disk of the machine that runs the tests may be small.
+    monkeypatch.setattr(pipeline, "check_disk", lambda plan: None)
     source = plan.source
     source.val_json.parent.mkdir(parents=True)
     source.val_json.touch()
