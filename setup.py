@@ -1,7 +1,8 @@
-"""One install for the three packages of this repository: `pip install -e .`."""
+"""One install for all packages of this repository: `pip install -e .`."""
 
 from setuptools import find_packages, setup
 
+PACKAGES = ("detectron2", "maskrefinenet", "weaklabels", "weaksam", "wsis")
 INSTALL_REQUIRES = [
     "torch>=2.6",
     "torchvision>=0.21",
@@ -39,7 +40,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["detectron2*", "maskrefinenet*"]),
+        *find_packages(
+            include=["detectron2*", "maskrefinenet*", "weaklabels*", "weaksam*", "wsis*"]
+        ),
         *("adet", *(f"adet.{name}" for name in find_packages("AdelaiDet/adet"))),
     ],
     package_dir={"adet": "AdelaiDet/adet"},

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
+from weaklabels.masks import run_lengths
+
 MIN_POLYGON_NUMBERS = 6  # x and y of three corners
 
 
@@ -145,30 +147,6 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(counts, list):
         return mask_api.frPyObjects(segmentation, height, width)
     return segmentation
-
-
-def run_lengths(counts: str | bytes) -> np.ndarray:
-    """Run lengths (R,) int64, of background first, in COCO's compressed counts.
-
-    A number is written in groups of 5 bits, low ones first, each in a character from "0" on. Bit 5
-    tells that more groups follow, bit 4 of the last one is the sign; from the fourth number on it
-    is the difference to the last but one.
-    """
-    characters = counts.encode() if isinstance(counts, str) else counts
-    if not isinstance(characters, bytes) or not characters:
-        raise ValueError("segmentation: counts are neither a list nor COCO's compressed form")
-    groups = np.frombuffer(characters, dtype=np.uint8).astype(np.int64) - ord("0")
-    if groups.min() < 0 or groups.max() > 63 or groups[-1] > 31:
-        raise ValueError("segmentation: counts are cut off or not in COCO's compressed form")
-    ends = np.flatnonzero(groups < 32) + 1
-    starts = np.append(0, ends[:-1])
-    places = np.arange(len(groups)) - np.repeat(starts, ends - starts)
-    digits = groups & 31
-    digits[ends - 1] -= (groups[ends - 1] & 16) << 1  # the sign of a number in two's complement
-    runs = np.add.reduceat(digits << 5 * places, starts)
-    for first in (1, 2):
-        runs[first::2] = runs[first::2].cumsum()
-    return runs
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from tools.pipeline import ROOT
+from wsis.runner import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "maskrefinenet" / "README.md", ROOT / "AdelaiDet" / "README.md"]

@@ -1,33 +1,36 @@
 """Every command in README and docs names files and options that exist."""
 
-import importlib
+import runpy
 import shlex
+import sys
+from functools import partial
 
 import pytest
 
 from tests.documentation import PAGES, commands
-from tools.pipeline import ROOT
+from wsis.runner import ROOT
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 
-def help_text(command: list[str], capsys) -> str:
+def help_text(command: list[str], capsys, monkeypatch) -> str:
     """What the program of a command prints for --help."""
     if command[:3] == ["python", "-m", "maskrefinenet"]:
-        module, arguments = "maskrefinenet.__main__", [command[3], "--help"]
-    elif command[0] == "python":
-        module, arguments = command[1].removesuffix(".py").replace("/", "."), ["--help"]
+        monkeypatch.setattr(sys, "argv", ["maskrefinenet", command[3], "--help"])
+        run = partial(runpy.run_module, "maskrefinenet", run_name="__main__")
     else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
         name = "quickstart" if "quickstart" in command[1] else "pipeline"
-        module, arguments = f"tools.{name}", ["--help"]
+        script = ROOT / (command[1] if command[0] == "python" else f"tools/{name}.py")
+        monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+        run = partial(runpy.run_path, str(script), run_name="__main__")
     with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(module).main(arguments)
+        run()
     assert stopped.value.code == 0
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_documented_commands_exist(command, capsys):
+def test_documented_commands_exist(command, capsys, monkeypatch):
     words = shlex.split(command)
     while "=" in words[0]:  # VARIABLE=value before the command
         words = words[1:]
@@ -41,7 +44,7 @@ def test_documented_commands_exist(command, capsys):
     if program in ("scripts/test.sh", "scripts/setup_env.sh"):
         assert not options
         return
-    missing = {option for option in options if option not in help_text(words, capsys)}
+    missing = {option for option in options if option not in help_text(words, capsys, monkeypatch)}
     assert not missing, f"{program} does not know {missing}"
 
 

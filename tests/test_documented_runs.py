@@ -25,9 +25,9 @@ from adet.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 from tests.documentation import PAGES, commands, small_network
-from tools.coco_masks import segmentation_rle
-from tools.make_shapes import main as make_shapes
-from tools.pipeline import ROOT
+from weaklabels.masks import segmentation_rle
+from weaklabels.shapes.dataset import main as make_shapes
+from wsis.runner import ROOT
 
 LINKED = ("configs", "scripts", "tools")
 SHAPES = ("--train", "12", "--val", "2", "--size", "128")
@@ -46,13 +46,13 @@ SMALLER = {  # beginning of a command: what is added to it
 }
 SMALL_NETWORK = ("python tools/train_net.py", "python tools/demo.py")
 ELSEWHERE = {  # beginning of a command: the file that runs it, in a small form
-    "NUM_GPUS=0": "tests/tools/test_pipeline_kill.py",
+    "NUM_GPUS=0": "tests/wsis/test_pipeline_kill.py",
     "bash scripts/quickstart.sh": ".ci/run",
     "bash scripts/test.sh": ".ci/run",
     "python tools/quickstart.py": "scripts/quickstart.sh",
-    "python tools/make_figures.py": "tests/tools/test_make_figures.py",
-    "python tools/download_checkpoints.py": "tests/tools/test_download_checkpoints.py",
-    "python tools/reproduce.py": "tests/tools/test_reproduce.py",
+    "python tools/make_figures.py": "tests/wsis/test_make_figures.py",
+    "python tools/download_checkpoints.py": "tests/wsis/test_download_checkpoints.py",
+    "python tools/reproduce.py": "tests/wsis/test_reproduce.py",
 }
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
 <points label="person" occluded="0" points="3,4" z_order="0"/></image></annotations>"""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maskrefinenet import MaskRefineNet
-from tools.benchmark_maskrefinenet import measure, plain_twin, print_table
+from wsis.benchmarks.maskrefinenet import measure, plain_twin, print_table
 
 
 @pytest.mark.parametrize("size", [64, 160, 320])  # 2, 5 and 10 cells deep down; dilations 3, 6, 9

@@ -1,0 +1,31 @@
+"""Fixtures shared by the tests of several packages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.weaklabels.coco_samples import make_coco
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads only get in each other's way on tensors as small as those of the tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def coco() -> dict[str, Any]:
+    return make_coco(num_images=40)
+
+
+@pytest.fixture
+def coco_path(coco: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(coco))
+    return path

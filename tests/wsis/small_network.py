@@ -1,0 +1,50 @@
+"""A small SOLOv2 with random weights and a few images, for tools that need a trained network."""
+
+import json
+from pathlib import Path
+
+import torch
+
+import adet.modeling  # noqa: F401 (registers the meta-architectures)
+from adet.config import get_cfg
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from weaklabels.shapes.dataset import main as make_shapes
+from wsis.released import ROOT
+
+CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent")
+CONFIG_FILE = ROOT / "configs" / "Quickstart" / "shapes_student.yaml"
+# Untrained scores are about the prior probability, 0.01; smaller images are faster.
+OPTIONS = (
+    *("MODEL.SOLOV2.SCORE_THR", "0.005", "MODEL.SOLOV2.MAX_PER_IMG", "5"),
+    *("INPUT.MIN_SIZE_TEST", "96"),
+)
+
+
+def small_config() -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIG_FILE))
+    cfg.merge_from_list(list(OPTIONS))
+    return cfg
+
+
+def make_weights(path: Path) -> Path:
+    """A checkpoint of the small network: seeded random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build_model(small_config())
+        for layer in (model.ins_head.kernel_pred, model.ins_head.cate_pred):
+            torch.nn.init.normal_(layer.weight, std=0.1)  # masks that differ from cell to cell
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+def make_images(folder: Path, count: int = 4) -> tuple[Path, Path]:
+    """Annotation file and image folder of a few shapes images of 96 pixels."""
+    arguments = [str(folder), "--train", str(count), "--val", "1", "--size", "96"]
+    assert make_shapes(arguments) == 0
+    return folder / "annotations" / "instances_train.json", folder / "train"
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,97 @@
+"""README's small form of coco_10p.sh, killed once in every stage: it finishes all the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from tests.documentation import small_chain
+from weaklabels.shapes.dataset import main as make_shapes
+from wsis.runner import ROOT
+
+STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")
+TRAINING = ("teacher", "student")
+EVERY_ITERATION = ("SOLVER.CHECKPOINT_PERIOD", "1")
+
+
+def make_coco(datasets: Path) -> None:
+    """A few scenes laid out as COCO 2017, their forms called by the names of COCO classes."""
+    coco = datasets / "coco"
+    assert make_shapes([str(coco), "--train", "20", "--val", "2", "--size", "64"]) == 0
+    for split in ("train", "val"):
+        (coco / split).rename(coco / f"{split}2017")
+        path = coco / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text()) | {"categories": COCO_CATEGORIES}
+        (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+
+
+def start(datasets: Path, output: Path, *more: str) -> subprocess.Popen:
+    words = small_chain()
+    given = dict(word.split("=", 1) for word in words if re.match("[A-Z_]+=", word))
+    command = [*words[len(given) :], *EVERY_ITERATION, *more]
+    given |= {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_in(stage: str, datasets: Path, output: Path) -> None:
+    """Kill the chain in a stage: a training when it has saved something, others at once."""
+    process = start(datasets, output)
+    work = "Saving checkpoint" if stage in TRAINING else f"] {stage}: "
+    reached, lines = False, []
+    for line in process.stdout:
+        lines.append(line)
+        reached = reached or f"] {stage}: " in line
+        if reached and work in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert reached, "".join(lines[-30:])
+    assert not (output / "stages" / f"{stage}.json").exists()
+
+
+def finish(datasets: Path, output: Path, *more: str) -> str:
+    """What the chain prints when it is left to run to its end."""
+    process = start(datasets, output, *more)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed[-3000:]
+    return printed
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_the_chain_finishes(tmp_path):
+    datasets, output = tmp_path / "datasets", tmp_path / "output"
+    make_coco(datasets)
+    for stage in (*STAGES, "student"):
+        kill_in(stage, datasets, output)
+    printed = finish(datasets, output)
+    assert all(f"] {stage}: finished, skipped" in printed for stage in STAGES)
+    student = output / "student" / "model_final.pth"
+    before = student.stat().st_mtime_ns
+    assert "Nothing to do" in finish(datasets, output)
+    assert student.stat().st_mtime_ns == before
+    redo_with_other_labels_and_network(datasets, output)
+
+
+def redo_with_other_labels_and_network(datasets: Path, output: Path) -> None:
+    """Students of unrefined labels, from the finished stages; the older ones are kept."""
+    changes = ("--without-refiner", "--from")
+    printed = finish(datasets, output, *changes, "merge")
+    assert "] weak: finished, skipped" in printed and "] student: finished" not in printed
+    finish(datasets, output, *changes, "student", "--student", "mask_rcnn")
+    summaries = list(output.glob("student*/inference/summary.json"))
+    assert len(summaries) == 3
+    assert "GeneralizedRCNN" in (output / "student" / "config.yaml").read_text()

@@ -1,0 +1,1 @@
+"""Label files without a network: COCO, masks, points, records, shards, split, merge, quality."""

@@ -1,0 +1,1 @@
+"""Other datasets' labels as COCO files."""

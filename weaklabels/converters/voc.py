@@ -1,0 +1,184 @@
+"""Turn the instance masks of Pascal VOC 2012 into COCO-form files, those of SBD with them.
+
+    python tools/voc_to_coco.py --voc datasets/VOC2012 --split val \
+        --output datasets/VOC2012/annotations/instances_val.json
+    python tools/voc_to_coco.py --voc datasets/VOC2012 --split train --without val \
+        --sbd datasets/benchmark_RELEASE/dataset \
+        --output datasets/VOC2012/annotations/instances_train_aug.json
+
+The second gives the 10,582 images known as "trainaug": SBD's masks where VOC has none of its own.
+The files are read as voc_2012_instances_val and voc_2012_instances_train_aug. Image ids are the
+digits of VOC's names (2007_000032 is 2007000032), category ids are 1 to 20, aeroplane to tvmonitor.
+Pixels that VOC calls void belong to no instance.
+"""
+
+import argparse
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as mask_utils
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+from tqdm import tqdm
+
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES, read_image_set
+from weaklabels.coco import write_json
+from weaklabels.masks import image_size_hw, make_annotation
+
+VOID = 255  # borders and regions that VOC leaves open
+SBD_LISTS = ("train.txt", "val.txt")
+SBD_URL = (
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
+    "benchmark.tgz"
+)
+# what scipy raises for files that are cut off, damaged, of another version or about other things
+MAT_ERRORS = (
+    *(MatReadError, KeyError, IndexError, ValueError, TypeError, OSError, zlib.error),
+    NotImplementedError,
+)
+
+Instances = list[tuple[int, np.ndarray]]  # category id from 1, mask (H, W) bool
+
+
+def read_index_png(path: Path, where: str) -> np.ndarray:
+    """The (H, W) uint8 palette indices of a PNG."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{where} needs {path}, which is not there")
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise ValueError(
+                    f"{path}: mode {image.mode}; VOC's masks are PNGs with a palette, whose "
+                    "indices count (saving them in colours loses these)"
+                )
+            return np.asarray(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not a whole PNG: {error}") from error
+
+
+def read_voc_masks(voc: Path, name: str) -> Instances:
+    """Instances of SegmentationObject, of the class that most of their pixels have."""
+    path = voc / "SegmentationObject" / f"{name}.png"
+    objects = read_index_png(path, f"image {name}")
+    classes = read_index_png(voc / "SegmentationClass" / f"{name}.png", str(path))
+    if classes.shape != objects.shape:
+        raise ValueError(f"{path}: {objects.shape}, but SegmentationClass has {classes.shape}")
+    instances: Instances = []
+    for number in np.unique(objects):
+        if number in (0, VOID):
+            continue
+        mask = objects == number
+        votes = np.bincount(classes[mask], minlength=VOID + 1)
+        if votes[len(CLASS_NAMES) + 1 : VOID].any() or not votes[1:VOID].any():
+            raise ValueError(
+                f"{path}: object {number} has the classes {np.flatnonzero(votes).tolist()} in "
+                f"SegmentationClass; expected one of 1 to {len(CLASS_NAMES)}"
+            )
+        instances.append((int(votes[1:VOID].argmax()) + 1, mask))
+    return instances
+
+
+def read_sbd_masks(sbd: Path, name: str) -> Instances:
+    """Instances of SBD's inst/NAME.mat."""
+    path = sbd / "inst" / f"{name}.mat"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"image {name} has neither a mask of VOC's nor {path}. Download {SBD_URL} and give its "
+            "folder benchmark_RELEASE/dataset as --sbd"
+        )
+    try:
+        truth = loadmat(path)["GTinst"][0, 0]
+        segmentation, categories = truth["Segmentation"], truth["Categories"].ravel()
+    except MAT_ERRORS as error:
+        raise ValueError(f"{path} holds no 'GTinst' as SBD's files do: {error!r}") from error
+    numbers = np.setdiff1d(np.unique(segmentation), [0])
+    if len(numbers) and numbers.max() > len(categories):
+        raise ValueError(f"{path}: instance {numbers.max()} of {len(categories)} categories")
+    for category in categories:
+        if not 1 <= category <= len(CLASS_NAMES):
+            raise ValueError(f"{path}: category {category}; expected 1 to {len(CLASS_NAMES)}")
+    return [(int(categories[number - 1]), segmentation == number) for number in numbers]
+
+
+def image_names(voc: Path, split: str, sbd: Path | None, without: str | None) -> list[str]:
+    """Sorted names of the images: a split of VOC's and all of SBD's, less another split."""
+    lists = voc / "ImageSets" / "Segmentation"
+    names = set(read_image_set(str(lists / f"{split}.txt")))
+    if sbd is not None:
+        for path in (sbd / name for name in SBD_LISTS):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is not there. Download {SBD_URL} and give its folder "
+                    "benchmark_RELEASE/dataset as --sbd"
+                )
+            names |= set(read_image_set(str(path)))
+    if without is not None:
+        names -= set(read_image_set(str(lists / f"{without}.txt")))
+    return sorted(names)
+
+
+def image_id(name: str) -> int:
+    digits = name.replace("_", "")
+    if not digits.isdecimal():
+        raise ValueError(f"image {name!r}: expected a name of digits, such as 2007_000032")
+    return int(digits)
+
+
+def convert(
+    voc: Path, sbd: Path | None, names: list[str]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """COCO's image and its annotations, these yet without `id`, of each name."""
+    for name in tqdm(names, "masks", unit="image"):
+        file_name = f"{name}.jpg"
+        height, width = image_size_hw(voc / "JPEGImages" / file_name, f"image {name}")
+        image = {"id": image_id(name), "file_name": file_name, "height": height, "width": width}
+        own = sbd is None or (voc / "SegmentationObject" / f"{name}.png").is_file()
+        annotations = []
+        for category_id, mask in read_voc_masks(voc, name) if own else read_sbd_masks(sbd, name):
+            if mask.shape != (height, width):
+                raise ValueError(
+                    f"image {name} is {(height, width)}, its masks are {mask.shape} (height, width)"
+                )
+            rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+            annotations.append({"image_id": image["id"]} | make_annotation(category_id, rle))
+        yield image, annotations
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--voc", type=Path, required=True, help="folder VOC2012 of the devkit")
+    parser.add_argument("--split", required=True, help="a list in ImageSets/Segmentation")
+    parser.add_argument("--sbd", type=Path, help="SBD's folder dataset: take its images, too")
+    parser.add_argument("--without", help="a list in ImageSets/Segmentation to leave out")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    images, annotations = [], []
+    try:
+        names = image_names(args.voc, args.split, args.sbd, args.without)
+        for image, found in convert(args.voc, args.sbd, names):
+            images.append(image)
+            for annotation in found:
+                annotations.append({"id": len(annotations) + 1} | annotation)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"voc_to_coco: {error}", file=sys.stderr)
+        return 1
+    categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(args.output, content)
+    print(f"{args.output}: {len(annotations)} instances in {len(images)} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Points drawn in other tools."""

@@ -1,0 +1,274 @@
+"""Read labelled points from what annotation tools export: one reader a format.
+
+Every reader yields `LabelledPoint`s in pixels of the image, in the order of the export, and keeps
+what else it met in `Findings`. Sources: the tools' own documentation of their formats.
+"""
+
+import csv
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from defusedxml import ElementTree
+
+from weaklabels.coco import missing_keys, read_json
+
+CSV_COLUMNS = ("image", "x", "y", "category")
+PERCENT = 100.0
+
+
+@dataclass(frozen=True)
+class LabelledPoint:
+    """One instance's point. images: names under which the image may lie, the likeliest first.
+
+    x, y: pixels of the original image. where: the record, as an error message names it.
+    size_hw: the image size that the export states, if it does.
+    """
+
+    images: tuple[str, ...]
+    category: str
+    x: float
+    y: float
+    where: str
+    size_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.category, str) or not self.category:
+            raise ValueError(f"{self.where}: has no label")
+
+
+@dataclass
+class Findings:
+    """What an export holds beside valid points.
+
+    passed_over: how many things of each kind are no points.  skipped: a message for each invalid
+    record, where skip_invalid lists these instead of stopping at the first.
+    """
+
+    skip_invalid: bool
+    passed_over: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """The block handles one record; its ValueError says what is wrong with that record."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.skip_invalid:
+                hint = "; --skip-invalid lists such records and goes on"
+                raise ValueError(f"{error}{hint}") from error
+            self.skipped.append(str(error))
+
+
+def number(value: Any, where: str, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {what} is {value!r}, not a number") from None
+
+
+def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
+    """(height, width) as the export states them; None where it leaves one out."""
+    if height is None or width is None:
+        return None
+    return int(number(height, where, "the height")), int(number(width, where, "the width"))
+
+
+def json_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"{path}: holds no .json file")
+    return files
+
+
+def read_csv(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+    """Rows of a table with the header image,x,y,category; further columns are left alone."""
+    with open(path, newline="", encoding="utf-8-sig") as handle:
+        rows = csv.DictReader(handle)
+        missing = [name for name in CSV_COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: the header lacks {missing}; expected {list(CSV_COLUMNS)}")
+        for row in rows:
+            where = f"{path}:{rows.line_num}"
+            with findings.record():
+                absent = [name for name in CSV_COLUMNS if not row[name]]
+                if absent:
+                    raise ValueError(f"{where}: no value for {absent}")
+                x, y = (number(row[name], where, name) for name in "xy")
+                yield LabelledPoint((row["image"],), row["category"], x, y, where)
+
+
+def read_labelme(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+    """Point shapes of LabelMe files; the first point of a group stands for its instance."""
+    for file in json_files(path):
+        content = read_json(file)
+        if not isinstance(content, dict) or "shapes" not in content:
+            raise ValueError(f"{file}: has no 'shapes', so it is no LabelMe file")
+        name = PureWindowsPath(content.get("imagePath") or file.with_suffix(".jpg").name)
+        images = (name.as_posix(), name.name)
+        groups = set()
+        for index, shape in enumerate(content["shapes"]):
+            where = f"{file}: shape {index}"
+            if shape.get("shape_type") != "point":
+                findings.passed_over[f"shapes of type {shape.get('shape_type')}"] += 1
+                continue
+            group = (shape.get("label"), shape.get("group_id"))
+            if group[1] is not None and group in groups:
+                findings.passed_over["further points of one group"] += 1
+                continue
+            groups.add(group)
+            with findings.record():
+                match shape.get("points"):
+                    case [[x, y]]:
+                        x, y = (number(value, where, "a coordinate") for value in (x, y))
+                    case _:
+                        raise ValueError(f"{where}: a point shape holds one [x, y]")
+                size_hw = stated_size(content.get("imageHeight"), content.get("imageWidth"), where)
+                yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
+
+
+def cvat_root(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if Path(name).name == "annotations.xml"]
+            if len(names) != 1:
+                raise ValueError(f"{path}: holds {len(names)} annotations.xml, expected one")
+            text = archive.read(names[0])
+    else:
+        text = path.read_bytes()
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: not an XML file ({error})") from error
+
+
+def read_cvat(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+    """`points` of "CVAT for images 1.1", from annotations.xml or the zip around it."""
+    root = cvat_root(path)
+    if root.tag != "annotations":
+        raise ValueError(f"{path}: the root element is <{root.tag}>, CVAT's is <annotations>")
+    if root.find("track") is not None:
+        raise ValueError(
+            f"{path}: is 'CVAT for video' (it has <track>); export it as 'CVAT for images 1.1'"
+        )
+    for image in root.iter("image"):
+        name = image.get("name", "")
+        where = f"{path}: image {name!r}"
+        if not (image.get("width", "").isdigit() and image.get("height", "").isdigit()):
+            raise ValueError(f"{where}: has no whole width and height")
+        size_hw = int(image.get("height")), int(image.get("width"))
+        for shape in image:
+            if shape.tag != "points":
+                findings.passed_over[f"shapes of type {shape.tag}"] += 1
+                continue
+            for pair in shape.get("points", "").split(";"):
+                with findings.record():
+                    x, _, y = pair.partition(",")
+                    x, y = number(x, where, "x of a point"), number(y, where, "y of a point")
+                    images = (name, Path(name).name)
+                    yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
+
+
+def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
+    """File names that Label Studio's image reference may stand for.
+
+    An upload `/data/upload/1/1a2b3c4d-cat.jpg` was called `cat.jpg`; local files come as
+    `/data/local-files/?d=folder/cat.jpg`; else it is a URL or a path.
+    """
+    data = task.get("data", {})
+    value = data.get("image") or (next(iter(data.values())) if len(data) == 1 else None)
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: cannot tell which of {sorted(data)} in 'data' is the image")
+    parts = urlsplit(value)
+    local = parse_qs(parts.query).get("d")
+    path = local[0] if local else unquote(parts.path)
+    name = Path(path).name
+    original = name.partition("-")[2]
+    return tuple(dict.fromkeys(filter(None, (path.lstrip("/"), name, original))))
+
+
+def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) -> LabelledPoint:
+    """The point of one keypoint result of a task."""
+    if result.get("image_rotation"):
+        raise ValueError(f"{where}: the image is rotated in Label Studio; rotate the file")
+    missing = missing_keys(result, ("original_height", "original_width", "value"))
+    missing = missing or missing_keys(result["value"], ("x", "y"))
+    if missing:
+        raise ValueError(
+            f"{where}: lacks {missing}, without which percents are no pixels; Label Studio's "
+            "'JSON' export has them"
+        )
+    value = result["value"]
+    height, width = (number(result[k], where, k) for k in ("original_height", "original_width"))
+    x = number(value["x"], where, "x") * width / PERCENT
+    y = number(value["y"], where, "y") * height / PERCENT
+    label = (value.get("keypointlabels") or [None])[0]
+    names = labelstudio_names(task, where)
+    return LabelledPoint(names, label, x, y, where, (int(height), int(width)))
+
+
+def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+    """Keypoints of Label Studio's JSON export, whose coordinates are percent of the image size."""
+    tasks = read_json(path)
+    if not isinstance(tasks, list):
+        raise ValueError(f"{path}: expected a list of tasks (Label Studio's 'JSON' export)")
+    for task in tasks:
+        where = f"{path}: task {task.get('id')}"
+        finished = [
+            entry
+            for entry in task.get("annotations", task.get("completions", []))
+            if not entry.get("was_cancelled")
+        ]
+        findings.passed_over["further annotations of one task"] += max(0, len(finished) - 1)
+        for index, result in enumerate(finished[0]["result"] if finished else ()):
+            if result.get("type") != "keypointlabels":
+                findings.passed_over[f"results of type {result.get('type')}"] += 1
+                continue
+            with findings.record():
+                yield labelstudio_point(task, result, f"{where}, result {index}")
+
+
+def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+    """The first visible keypoint of each annotation of a COCO keypoint file."""
+    content = read_json(path)
+    sections = ("images", "annotations", "categories")
+    missing = missing_keys(content, sections)
+    if missing:
+        raise ValueError(f"{path}: lacks {missing}; a COCO keypoint file has {list(sections)}")
+    images = {image["id"]: image for image in content["images"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    for annotation in content["annotations"]:
+        where = f"{path}: annotation id {annotation.get('id')}"
+        with findings.record():
+            for key, known in (("image_id", images), ("category_id", names)):
+                if annotation.get(key) not in known:
+                    raise ValueError(f"{where}: unknown {key} {annotation.get(key)!r}")
+            values = annotation.get("keypoints", [])
+            if len(values) % 3:
+                raise ValueError(f"{where}: its keypoints are not x, y, visibility, x, y, ...")
+            visible = [values[i : i + 2] for i in range(0, len(values), 3) if values[i + 2] > 0]
+            if not visible:
+                findings.passed_over["annotations without a visible keypoint"] += 1
+                continue
+            x, y = (number(value, where, "a coordinate") for value in visible[0])
+            image = images[annotation["image_id"]]
+            size_hw = stated_size(image.get("height"), image.get("width"), where)
+            category = names[annotation["category_id"]]
+            yield LabelledPoint((image["file_name"],), category, x, y, where, size_hw)
+
+
+READERS: dict[str, Callable[[Path, Findings], Iterator[LabelledPoint]]] = {
+    "csv": read_csv,
+    "labelme": read_labelme,
+    "cvat": read_cvat,
+    "labelstudio": read_labelstudio,
+    "coco-keypoints": read_coco_keypoints,
+}

@@ -1,0 +1,226 @@
+"""Merge strong labels and pseudo labels into one COCO file, the student's training set.
+
+    python tools/merge_labels.py --strong-json a_s.json --weak-json a_w.json \\
+        --records weak.jsonl --output a_sw.json
+
+Strong annotations are kept as they are, pseudo ones follow in the records' order; ids are 1..N.
+Images are the strong ones, then the weak ones, with or without a surviving label. Labels are
+streamed: memory holds the images only.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as mask_utils
+from tqdm import tqdm
+
+from weaklabels.coco import CocoFile, CocoWriter, atomic_text, read_records
+from weaklabels.masks import segmentation_rle
+
+
+@dataclass
+class Counts:
+    """What a merged file holds and what was left out of it."""
+
+    strong_images: int = 0
+    weak_images: int = 0
+    strong: int = 0
+    pseudo: int = 0
+    low_scores: int = 0
+    empty_masks: int = 0
+
+
+def pseudo_annotation(
+    instance: dict[str, Any], image: dict[str, Any], categories: set[int]
+) -> dict[str, Any] | None:
+    """COCO fields (without id) of one predicted instance; None where its mask is empty.
+
+    Box and area are measured on the mask, whatever the record says. Raises ValueError for a
+    category or a mask that does not belong to the image's data set.
+    """
+    category_id = instance["category_id"]
+    if category_id not in categories:
+        raise ValueError(f"category_id {category_id!r}; the strong file has {sorted(categories)}")
+    rle = segmentation_rle(instance["segmentation"], image["height"], image["width"])
+    area = int(mask_utils.area(rle))
+    if not area:
+        return None
+    point = {"point": instance["point"]} if "point" in instance else {}
+    return {
+        "image_id": image["id"],
+        "category_id": category_id,
+        "iscrowd": 0,
+        "bbox": [int(v) for v in mask_utils.toBbox(rle)],
+        "area": area,
+        "score": instance["score"],
+        **point,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+    }
+
+
+def pseudo_annotations(
+    records: Iterable[tuple[str, dict[str, Any]]],
+    weak_images: dict[int, dict[str, Any]],
+    strong: CocoFile,
+    min_score: float,
+    counts: Counts,
+) -> Iterator[dict[str, Any]]:
+    """Annotations of all records, one at a time; `counts` is kept up to date.
+
+    Raises:
+        ValueError: naming the record's line, for an image that is strong, unknown, of another
+            size or already labelled, and for what `pseudo_annotation` refuses.
+    """
+    categories = set(strong.category_ids)
+    labelled: set[int] = set()
+    for where, record in records:
+        image_id = record["image_id"]
+        if image_id in strong.images:
+            raise ValueError(f"{where}: image {image_id} has strong labels in {strong.path}")
+        if image_id not in weak_images:
+            raise ValueError(
+                f"{where}: image {image_id} is in neither the strong nor the weak file"
+            )
+        if image_id in labelled:
+            raise ValueError(f"{where}: image {image_id} has a record already; one an image")
+        labelled.add(image_id)
+        image = weak_images[image_id]
+        if any(record[key] != image[key] for key in ("height", "width")):
+            raise ValueError(
+                f"{where}: image {image_id} is {record['height']} x {record['width']} here, "
+                f"{image['height']} x {image['width']} in the weak file"
+            )
+        for index, instance in enumerate(record["instances"]):
+            if instance["score"] < min_score:
+                counts.low_scores += 1
+                continue
+            try:
+                annotation = pseudo_annotation(instance, image, categories)
+            except ValueError as error:
+                raise ValueError(f"{where}: instance {index}: {error}") from error
+            if annotation is None:
+                counts.empty_masks += 1
+                continue
+            counts.pseudo += 1
+            yield annotation
+
+
+def refuse_other_categories(strong: CocoFile, weak: CocoFile) -> None:
+    """ValueError where a category has another name in the weak file, or is in one file only."""
+    names, others = (
+        {category["id"]: category["name"] for category in file.header["categories"]}
+        for file in (strong, weak)
+    )
+    for number in sorted(names.keys() | others.keys()):
+        if names.get(number) != others.get(number):
+            here, there = (
+                repr(known[number]) if number in known else "missing" for known in (others, names)
+            )
+            raise ValueError(
+                f"category id {number} is {here} in {weak.path}, but {there} in {strong.path}: "
+                "both need the same ids and names; for points of your own, tools/import_points.py "
+                f"--categories {strong.path} takes them over"
+            )
+
+
+def refuse_shared_images(strong: CocoFile, weak_images: dict[int, dict], weak_path: Path) -> None:
+    """ValueError where an image id is in both files."""
+    both = sorted(strong.images.keys() & weak_images.keys())
+    if both:
+        here, there = (images[both[0]]["file_name"] for images in (weak_images, strong.images))
+        raise ValueError(
+            f"{weak_path}: {len(both)} images have strong labels in {strong.path}, e.g. image id "
+            f"{both[0]}, {here!r} here and {there!r} there: an image belongs to one of the files, "
+            "and no two share an id; for points of your own, tools/import_points.py "
+            f"--categories {strong.path} sees to both"
+        )
+
+
+def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
+    """Image entries by id, as the records themselves describe them."""
+    found: dict[int, dict[str, Any]] = {}
+    for where, record in read_records(path):
+        if record["image_id"] in found:
+            raise ValueError(f"{where}: image {record['image_id']} has a record already")
+        image = {key: record[key] for key in ("file_name", "height", "width")}
+        found[record["image_id"]] = {"id": record["image_id"], **image}
+    return found
+
+
+def merge_labels(
+    strong_path: Path,
+    records_path: Path,
+    out_path: Path,
+    weak_path: Path | None = None,
+    min_score: float = -math.inf,
+) -> Counts:
+    """Write the merged file; returns what is in it. See the module's text for the order."""
+    strong = CocoFile(strong_path)
+    if weak_path:
+        weak = CocoFile(weak_path)
+        refuse_other_categories(strong, weak)
+        weak_images = weak.images
+    else:
+        weak_images = images_of_records(records_path)
+    refuse_shared_images(strong, weak_images, weak_path or records_path)
+    counts = Counts(strong_images=len(strong.images), weak_images=len(weak_images))
+    images = [*strong.images.values(), *weak_images.values()]
+    with atomic_text(out_path) as handle:
+        writer = CocoWriter(handle, strong.header | {"images": images})
+        for annotation in strong.annotations():
+            writer.add(annotation | {"id": writer.count + 1})
+        counts.strong = writer.count
+        records = tqdm(read_records(records_path), "records", unit="image")
+        for annotation in pseudo_annotations(records, weak_images, strong, min_score, counts):
+            writer.add({"id": writer.count + 1} | annotation)
+        writer.close()
+    return counts
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--strong-json", type=Path, required=True, help="COCO file with full masks (*_s.json)"
+    )
+    parser.add_argument(
+        "--records", type=Path, required=True, help="prediction records of weak images (.jsonl)"
+    )
+    parser.add_argument(
+        "--weak-json",
+        type=Path,
+        help="COCO file with points (*_w.json); its images all enter the merged file; "
+        "without it the weak images are those of the records",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="merged COCO file to write (*_sw.json)"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=-math.inf, help="leave out pseudo labels below it"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        counts = merge_labels(
+            args.strong_json, args.records, args.output, args.weak_json, args.min_score
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{args.output}: {counts.strong_images} strong + {counts.weak_images} weak images, "
+        f"{counts.strong} strong + {counts.pseudo} pseudo labels; left out: "
+        f"{counts.low_scores} below the minimum score, {counts.empty_masks} empty"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

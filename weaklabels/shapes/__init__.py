@@ -1,0 +1,1 @@
+"""A synthetic dataset of shapes."""

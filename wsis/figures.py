@@ -1,0 +1,189 @@
+"""Draw the pictures of figure/ from finished quick starts.
+
+    python tools/quickstart.py --full
+    python tools/make_figures.py overview pseudo_labels
+    python tools/quickstart.py --subset 1p --without-baseline --output output/budget/1p
+        (and so for 2p, 5p, 20p, 50p)
+    python tools/make_figures.py results --budgets output/quickstart output/budget/*
+
+`overview` is the chain on one weak image: its points, the teacher's masks, the refined ones, the
+student's own, the truth. `pseudo_labels` shows more images before and after refinement.
+`results` plots mask AP over the share of images with masks.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from pycocotools import mask as mask_utils
+
+import adet.modeling  # noqa: F401 (registers the meta-architectures)
+from adet.config import get_cfg
+from detectron2.data import DatasetMapper
+from weaklabels.coco import CocoFile
+from weaklabels.evaluate import load_images
+from weaklabels.pictures import write_picture
+from weaklabels.quality import ImageLabels, Label, match_points
+from weaklabels.sheet import (
+    SheetRow,
+    draw_rows,
+    numbered_pseudo,
+    numbered_truth,
+    read_picture,
+    true_points,
+)
+from wsis.quickstart_report import BY_SEED, FULL_ROW
+from wsis.trained_model import load_trained
+
+FIGURES = ("overview", "pseudo_labels", "results")
+STUDENT_SCORE = 0.25  # least score of a student's mask in a picture
+SHEET_IMAGES = 5
+DETECTORS = ("student", "student without points", "teacher")  # rows of the table, each a curve
+
+
+def command_of(run: Path, stage: str) -> list[str]:
+    """The command with which a stage of one seed's folder was finished."""
+    marker = run / "stages" / f"{stage}.json"
+    if not marker.exists():
+        raise FileNotFoundError(f"{marker}: stage not finished; run tools/quickstart.py first")
+    return json.loads(marker.read_text())["command"]
+
+
+def option(command: Sequence[str], name: str) -> Path:
+    """The value, a path, of an option of a command."""
+    return Path(command[list(command).index(name) + 1])
+
+
+def load_labels(run: Path, name: str) -> dict[int, ImageLabels]:
+    """Pseudo labels of one record file, beside the true masks of its images."""
+    command = command_of(run, "quality_unrefined")
+    return load_images(run / name, option(command, "--truth-json"), option(command, "--weak-json"))
+
+
+@torch.no_grad()
+def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]) -> ImageLabels:
+    """What the student finds by itself on an image, in place of the pseudo labels."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(option(command_of(run, "student"), "--config-file")))
+    cfg.MODEL.SOLOV2.NUM_CLASSES = len(ids)
+    cfg.MODEL.WEIGHTS = str(run / "student" / "model_final.pth")
+    record = {"file_name": str(root / entry.image["file_name"])}
+    record |= {"height": entry.image["height"], "width": entry.image["width"]}
+    inputs = DatasetMapper(cfg, is_train=False)(record)
+    found = load_trained(cfg)([inputs])[0]["instances"].to("cpu")
+    found = found[found.scores >= STUDENT_SCORE]
+    labels = []
+    for mask, index in zip(found.pred_masks.numpy(), found.pred_classes.tolist(), strict=True):
+        rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+        centre = tuple(np.argwhere(mask).mean(axis=0)[::-1].tolist())
+        labels.append(Label(ids[index], rle, centre))
+    return replace(entry, pseudo=labels, matches=match_points(entry.truth, labels))
+
+
+def overview(run: Path, image_id: int | None = None) -> np.ndarray:
+    """The chain on a weak image, by default that with the most instances: (H, W, 3) uint8 BGR."""
+    command = command_of(run, "quality_unrefined")
+    root, truth = option(command, "--image-root"), CocoFile(option(command, "--truth-json"))
+    unrefined, refined = load_labels(run, "weak.jsonl"), load_labels(run, "weak_refined.jsonl")
+    number = image_id
+    if number is None:
+        number = max(unrefined, key=lambda i: (len(true_points(unrefined[i])), -i))
+    if number not in unrefined:
+        raise ValueError(f"--image-id {number}: {run / 'weak.jsonl'} has no such image")
+    student = student_labels(run, unrefined[number], root, sorted(truth.category_ids))
+    stages = (unrefined[number], refined[number], student)
+    columns = [*map(numbered_pseudo, stages), numbered_truth(unrefined[number])]
+    picture = read_picture(root, unrefined[number].image)
+    row = SheetRow(picture, true_points(unrefined[number]), columns)
+    return draw_rows(("points", "teacher, guided by them", "refined", "student", "truth"), [row])
+
+
+def pseudo_labels(run: Path) -> np.ndarray:
+    """Weak images, evenly spread over all: labels before and after refinement, BGR."""
+    root = option(command_of(run, "quality_unrefined"), "--image-root")
+    unrefined, refined = load_labels(run, "weak.jsonl"), load_labels(run, "weak_refined.jsonl")
+    numbers = [number for number, entry in unrefined.items() if true_points(entry)]
+    places = np.linspace(0, len(numbers) - 1, SHEET_IMAGES).round().astype(int)
+    rows = []
+    for number in (numbers[place] for place in places):
+        entry = unrefined[number]
+        columns = [numbered_pseudo(entry), numbered_pseudo(refined[number]), numbered_truth(entry)]
+        rows.append(SheetRow(read_picture(root, entry.image), true_points(entry), columns))
+    return draw_rows(("points", "teacher, guided by them", "refined", "truth"), rows)
+
+
+def results(budgets: Sequence[Path]) -> np.ndarray:
+    """Mask AP of each detector over the share of images with masks, BGR.
+
+    Args:
+        budgets: folders of quick starts, each with its report.json.
+    """
+    reports = [json.loads((folder / "report.json").read_text()) for folder in budgets]
+    reports.sort(key=lambda report: report["percent"])
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=120, layout="constrained")
+    for name in DETECTORS:
+        points = [(r["percent"], *spread(r, name)) for r in reports if name in r[BY_SEED]]
+        if not points:
+            continue
+        x, mean, deviation = zip(*points, strict=True)
+        axes.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=name)
+    for mean, _ in [spread(r, FULL_ROW.title) for r in reports if FULL_ROW.title in r[BY_SEED]]:
+        axes.axhline(mean, linestyle="--", color="gray", label="masks of all images")
+    axes.set_xscale("log")
+    percents = [report["percent"] for report in reports]
+    axes.set_xticks(percents, [f"{percent}%" for percent in percents], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel="images with masks", ylabel="mask AP on validation images", ylim=(0, None))
+    numbers = sorted({report["training images"] for report in reports})
+    axes.set_title(f"{' or '.join(map(str, numbers))} training images")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, 2::-1].copy()
+    plt.close(figure)
+    return pixels
+
+
+def spread(report: dict, name: str) -> tuple[float, float]:
+    """Mean AP of a row over the seeds, and its standard deviation, 0 of a single seed."""
+    values = [ap for ap, _ in report[BY_SEED][name]]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figures", nargs="+", choices=FIGURES)
+    parser.add_argument("--run", type=Path, default=Path("output/quickstart/seed_0"))
+    parser.add_argument("--image-id", type=int, help="of the overview; default: most instances")
+    parser.add_argument("--budgets", type=Path, nargs="+", help="quick starts of several subsets")
+    parser.add_argument("--output", type=Path, default=Path("figure"))
+    args = parser.parse_intermixed_args(argv)
+    try:
+        if "results" in args.figures and not args.budgets:
+            raise ValueError("results needs --budgets, the folders of the quick starts to plot")
+        pictures = {
+            "overview": lambda: overview(args.run, args.image_id),
+            "pseudo_labels": lambda: pseudo_labels(args.run),
+            "results": lambda: results(args.budgets),
+        }
+        for name in args.figures:
+            path = args.output / f"{name}.png"
+            write_picture(path, pictures[name]())
+            print(path)
+    except (OSError, ValueError) as error:
+        print(f"make_figures: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Run a prompted network over a data set and write prediction records, image by image.
+
+One image a forward pass, so that results depend on no neighbour in a batch and a run that was
+killed and continued ends with the same bytes. Every process of a job takes its share.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from weaklabels.shards import RecordShards, dumps
+
+from .records import make_record
+
+logger = logging.getLogger(__name__)
+
+HASH_BLOCK = 1 << 20  # bytes
+POINT_PROMPTS = ("point", "cls_image")  # these see no mask, box or area of an instance
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What decides the bytes of the output; kept beside its parts to refuse a mixed run.
+
+    Files are told by name and content: a teacher trained anew has the name of the one before.
+    """
+
+    dataset: str
+    json_file: str
+    json_sha256: str
+    prompt: str
+    weights: str
+    weights_sha256: str
+    keep_unmatched: str
+    model: str  # the MODEL and INPUT nodes of the configuration, as YAML
+
+
+def file_sha256(path: str) -> str:
+    """Hex digest of the content of a file or of what a URL leads to."""
+    digest = hashlib.sha256()
+    with PathManager.open(path, "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass
+class GenerationReport:
+    """What came of a run: image counts, lost points by (category id, reason), unreadable images."""
+
+    images: int
+    unmatched: Counter = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+def load_prompted_dataset(
+    name: str, prompt: str, skip_invalid: bool = False
+) -> list[dict[str, Any]]:
+    """Dataset dicts of a registered COCO-format set, with only the labels that the prompt may see.
+
+    For point prompts an annotation with a `point` loses mask, box and area before anything reads
+    them; one without keeps its mask, whose centre of mass is the point. Crowds are left out.
+    `record_file_name` is relative to the image root, or absolute for an image outside it.
+
+    Raises:
+        ValueError: the data set has no annotation file.
+    """
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "json_file"):
+        raise ValueError(
+            f"dataset {name!r} is not a COCO-format file: register it, or give it as "
+            "name=annotations.json:image_folder"
+        )
+    records = load_coco_json(
+        metadata.json_file,
+        metadata.image_root,
+        name,
+        skip_invalid=skip_invalid,
+        points_only=prompt in POINT_PROMPTS,
+    )
+    for record in records:
+        path = Path(record["file_name"])
+        if path.is_relative_to(metadata.image_root):
+            path = path.relative_to(metadata.image_root)
+        record["record_file_name"] = path.as_posix()
+        record["annotations"] = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+    return records
+
+
+class PromptMapper:
+    """Network input of one image, or `{"failure": reason}` where the image cannot be read."""
+
+    def __init__(self, cfg: CfgNode):
+        self.mapper = DatasetMapper(cfg, is_train=False, keep_annotations=True)
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        try:
+            mapped = self.mapper(record)
+        except (OSError, ValueError) as error:
+            mapped = {"failure": f"{record['file_name']}: {error}"}
+        return {"record": record, "input": mapped}
+
+
+def generate_records(
+    model: nn.Module,
+    dataset: list[dict[str, Any]],
+    mapper: PromptMapper,
+    shards: RecordShards,
+    *,
+    category_ids: list[int],
+    keep_unmatched: str,
+    num_workers: int,
+) -> GenerationReport:
+    """Write the records that are missing, in every process of the job, and merge them in the first.
+
+    An image that cannot be read is reported and left out; its parts stay on disk, so that the same
+    command tries it again.
+    """
+    problem = None
+    if comm.is_main_process():
+        try:
+            shards.open()
+        except ValueError as error:
+            problem = str(error)
+    problem = comm.all_gather(problem)[0]
+    if problem:  # in every process: else the others report nothing but a lost connection
+        raise ValueError(problem)
+    finished = shards.finished_ids()
+    comm.synchronize()  # nobody writes before everybody has read
+    missing = [record for record in dataset if record["image_id"] not in finished]
+    if finished:
+        logger.info("%d of %d images were finished before", len(finished), len(dataset))
+    failures: list[str] = []
+    if missing:
+        loader = build_detection_test_loader(missing, mapper=mapper, num_workers=num_workers)
+        with shards.appender(comm.get_rank(), comm.get_world_size()) as file:
+            for item in _outputs(model, loader):
+                if "failure" in item:
+                    failures.append(item["failure"])
+                    logger.error("%s", item["failure"])
+                    continue
+                result = item["result"]
+                instances = result["instances"].to("cpu")
+                unmatched = result.get("unmatched", ())
+                line = make_record(
+                    item["record"], instances, unmatched, category_ids, keep_unmatched
+                )
+                file.write(dumps(line) + "\n")
+                file.flush()
+    failures = [message for rank in comm.all_gather(failures) for message in rank]
+    report = GenerationReport(images=len(dataset), failures=failures)
+    if comm.is_main_process():
+        report.unmatched = shards.merge([record["image_id"] for record in dataset])
+        if not failures:
+            shards.remove()
+    comm.synchronize()
+    return report
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, loader: Any) -> Iterator[dict[str, Any]]:
+    model.eval()
+    progress = tqdm(loader, "images", unit="image", disable=not comm.is_main_process())
+    for (item,) in progress:
+        if "failure" in item["input"]:
+            yield item["input"]
+        else:
+            yield {"record": item["record"], "result": model([item["input"]])[0]}

@@ -1,0 +1,1 @@
+"""Stages and published schedules of each method."""
