@@ -1,11 +1,13 @@
 """The package's loggers, rate-limited logging, and small text tables."""
 
 import functools
+import itertools
 import logging
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any, TextIO
 
@@ -16,6 +18,7 @@ from .file_io import PathManager
 
 __all__ = [
     "create_small_table",
+    "create_wide_table",
     "log_every_n",
     "log_every_n_seconds",
     "log_first_n",
@@ -172,3 +175,16 @@ def create_small_table(small_dict: dict[str, Any]) -> str:
         stralign="center",
         numalign="center",
     )
+
+
+def create_wide_table(
+    rows: Iterable[Sequence[Any]], headers: Sequence[str], side_by_side: int = 3
+) -> str:
+    """A text table of many short rows, several of them on one line."""
+    rows = list(rows)
+    lines = [
+        list(itertools.chain(*rows[start : start + side_by_side]))
+        for start in range(0, len(rows), side_by_side)
+    ]
+    headers = [*headers] * min(side_by_side, len(rows))
+    return tabulate(lines, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
