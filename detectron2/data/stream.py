@@ -29,7 +29,7 @@ class StreamIndex(NamedTuple):
 
 def derived_seed(seed: int, *path: int) -> int:
     """A 32-bit seed for one place, such as (rank, iteration), of a run that has `seed`."""
-    # The length, too: numpy takes sequences that differ by zeros at the end for the same.
+    # With the length, since numpy ignores zeros at the end of a sequence.
     return int(np.random.SeedSequence([seed, len(path), *path]).generate_state(1)[0])
 
 
@@ -56,10 +56,10 @@ class SeededDataset(Dataset):
 
 @contextmanager
 def _generators_seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators, and put their states back afterwards.
+    """Seed the global generators, and restore their states afterwards.
 
-    Without workers the sample is made in the training process, whose own numbers must not depend on
-    how many workers there are.
+    Without workers, samples are made in the training process, whose own numbers must not depend on
+    the number of workers.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
@@ -80,7 +80,7 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
     batch are all wide or all not: an image waits until its kind fills a batch.
 
     Attributes:
-        start_batch: batches to leave out at the start of an iteration; nothing is loaded for them.
+        start_batch: batches to skip at the start of an iteration, without loading anything.
     """
 
     def __init__(
@@ -95,6 +95,10 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
 
     def __iter__(self) -> Iterator[list[StreamIndex]]:
         return itertools.islice(self._batches(), self.start_batch, None)
+
+    def __len__(self) -> int:
+        """Batches of a finite sampler; one less comes if both kinds leave an incomplete batch."""
+        return max(len(self._sampler) // self._batch_size - self.start_batch, 0)
 
     def _batches(self) -> Iterator[list[StreamIndex]]:
         # Samplers give rank r the elements r, r + world size, ... of one common stream.
@@ -111,7 +115,7 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
 def set_start_batch(data_loader: Any, start_batch: int) -> bool:
     """Let the next iteration over `data_loader` begin at batch `start_batch`.
 
-    Returns False, and does nothing, where the loader was not made for it.
+    Returns False, and does nothing, if the loader does not support it.
     """
     batch_sampler = getattr(data_loader, "batch_sampler", None)
     if not isinstance(batch_sampler, StreamBatchSampler):

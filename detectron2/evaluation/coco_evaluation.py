@@ -88,9 +88,7 @@ class COCOEvaluator(DatasetEvaluator):
         if kpt_oks_sigmas:
             raise ValueError("kpt_oks_sigmas: keypoints are not evaluated here")
         if isinstance(tasks, CfgNode):
-            self._logger.warning(
-                "COCOEvaluator takes tasks from the predictions, not a config"
-            )
+            self._logger.warning("COCOEvaluator takes tasks from the predictions, not a config")
             tasks = None
         self._distributed = distributed
         self._output_dir = output_dir

@@ -36,7 +36,7 @@ class PascalVOCDetectionEvaluator(DatasetEvaluator):
     """AP of boxes at 0.5, 0.75 and over 0.50, 0.55, ..., 0.95, as VOC 2007 or 2012 defines it.
 
     Every image of the split counts. A class with no object (or only difficult ones) in the split
-    has no AP and does not enter the mean. With several processes, the main one computes the figures.
+    has no AP and does not enter the mean. Of several processes, the main one computes the figures.
     """
 
     def __init__(

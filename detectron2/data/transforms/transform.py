@@ -1,4 +1,4 @@
-"""Deterministic transforms beside fvcore's. Coordinates are continuous: pixel i spans [i, i+1]."""
+"""Transforms that fvcore lacks. Coordinates are continuous: pixel i spans [i, i + 1]."""
 
 from collections.abc import Callable
 
@@ -29,8 +29,17 @@ _TORCH_MODES = {
 }
 
 
+def _original_size(transform: Transform) -> np.ndarray:
+    """(2,) width and height of the image that a crop or padding was made for."""
+    size_wh = (transform.orig_w, transform.orig_h)
+    assert None not in size_wh, (
+        f"only a {type(transform).__name__} made with orig_w and orig_h has an inverse"
+    )
+    return np.array(size_wh)
+
+
 class CropTransform(fvcore_transforms.CropTransform):
-    """fvcore's crop; its polygons are cut at the border without needing shapely."""
+    """fvcore's crop, which cuts polygons at the border without shapely."""
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         """Cut (N, 2) polygons to the window; one may give several pieces, or none."""
@@ -42,26 +51,20 @@ class CropTransform(fvcore_transforms.CropTransform):
         ]
 
     def inverse(self) -> Transform:
-        """Padding back to `orig_w` x `orig_h`, which must have been given."""
-        _require_original_size(self)
-        right, bottom = self.orig_w - self.x0 - self.w, self.orig_h - self.y0 - self.h
-        return PadTransform(self.x0, self.y0, right, bottom, orig_w=self.w, orig_h=self.h)
+        """Padding back to the original size."""
+        end_xy = np.add((self.x0, self.y0), (self.w, self.h))
+        right_bottom = (_original_size(self) - end_xy).tolist()
+        return PadTransform(self.x0, self.y0, *right_bottom, self.w, self.h)
 
 
 class PadTransform(fvcore_transforms.PadTransform):
-    """fvcore's padding; its inverse is the crop above."""
+    """fvcore's padding, with the crop above as its inverse."""
 
     def inverse(self) -> Transform:
-        """Cropping back to `orig_w` x `orig_h`, which must have been given."""
-        _require_original_size(self)
-        width, height = self.orig_w + self.x0 + self.x1, self.orig_h + self.y0 + self.y1
-        return CropTransform(self.x0, self.y0, self.orig_w, self.orig_h, width, height)
-
-
-def _require_original_size(transform: Transform) -> None:
-    assert transform.orig_w is not None and transform.orig_h is not None, (
-        f"{type(transform).__name__} can be inverted only if made with orig_w and orig_h"
-    )
+        """Cropping back to the original size."""
+        size_wh = _original_size(self)
+        padded_wh = size_wh + (self.x0 + self.x1, self.y0 + self.y1)
+        return CropTransform(self.x0, self.y0, *size_wh.tolist(), *padded_wh.tolist())
 
 
 class ExtentTransform(Transform):
@@ -85,7 +88,7 @@ class ExtentTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same form at `output_size`."""
+        """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same at `output_size`."""
         height, width = self.output_size
         single_channel = img.ndim == 3 and img.shape[2] == 1
         image = Image.fromarray(img[:, :, 0] if single_channel else img)
@@ -99,7 +102,7 @@ class ExtentTransform(Transform):
         return np.asarray(result)[..., None] if single_channel else np.asarray(result)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y; float arrays come back as float32, as upstream's do."""
+        """(N, 2) x, y -> (N, 2) float32, as upstream's."""
         height, width = self.output_size
         x0, y0, x1, y1 = self.src_rect
         coords = coords.astype(np.float32)
@@ -150,9 +153,9 @@ class ResizeTransform(Transform):
         return result[:, :, 0] if img.ndim == 2 else result
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y, changed in place as fvcore's transforms do: integer arrays are truncated."""
-        coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)
-        coords[:, 1] = coords[:, 1] * (self.new_h * 1.0 / self.h)
+        """(N, 2) x, y, changed in place as fvcore's transforms do; integers are truncated."""
+        for axis, scale in enumerate((self.new_w / self.w, self.new_h / self.h)):
+            coords[:, axis] = coords[:, axis] * scale
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
@@ -165,7 +168,7 @@ class ResizeTransform(Transform):
 
 
 class RotationTransform(Transform):
-    """Rotate by `angle` degrees, anticlockwise on screen, about `center`."""
+    """Rotate by `angle` degrees, counterclockwise on screen, about `center`."""
 
     def __init__(
         self,
@@ -179,9 +182,8 @@ class RotationTransform(Transform):
         """
         Args:
             h, w: size of the input image.
-            expand: enlarge the output so that it holds the whole rotated image; the centre then
-                does not matter, since it only moves the result.
-            center: x, y in continuous coordinates; None: the image's centre.
+            expand: enlarge the output to hold the whole rotated image, whatever the center.
+            center: x, y in continuous coordinates; None: the image's center.
             interp: OpenCV's interpolation for images, by default linear.
         """
         super().__init__()
@@ -200,7 +202,7 @@ class RotationTransform(Transform):
             | dict(image_center=image_center, bound_w=int(bound_w), bound_h=int(bound_h))
         )
         self.rm_coords = self._rotation_matrix(offset=0.0)
-        # OpenCV's coordinates are pixel indices: a pixel's centre is at i, not at i + 0.5
+        # OpenCV's coordinates are pixel indices: a pixel's center is at i, not at i + 0.5
         self.rm_image = self._rotation_matrix(offset=-0.5)
 
     def _rotation_matrix(self, offset: float) -> np.ndarray:
@@ -213,7 +215,7 @@ class RotationTransform(Transform):
         return matrix
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """(h, w[, C]) -> (bound_h, bound_w[, C]); what lies outside the input is 0."""
+        """(h, w[, C]) -> (bound_h, bound_w[, C]), 0 outside the input."""
         if len(img) == 0 or self.angle % 360 == 0:
             return img
         if img.shape[:2] != (self.h, self.w):
@@ -237,19 +239,19 @@ class RotationTransform(Transform):
         return self.apply_image(segmentation, interp=cv2.INTER_NEAREST)
 
     def inverse(self) -> Transform:
-        """Rotate back and crop what the two enlargements added; only where `expand` is True."""
+        """Rotating back and cropping what both rotations have added; needs `expand`."""
         if not self.expand:
             raise NotImplementedError(
-                "a rotation with expand=False loses the image's corners, so it has no inverse; "
-                "make it with expand=True"
+                "a rotation loses the image's corners unless it is made with expand=True"
             )
-        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
-        left, top = (back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2
-        return TransformList([back, CropTransform(left, top, self.w, self.h)])
+        size_hw, rotated_hw = np.array((self.h, self.w)), (self.bound_h, self.bound_w)
+        back = RotationTransform(*rotated_hw, -self.angle, interp=self.interp)
+        top, left = ((back.bound_h, back.bound_w) - size_hw) // 2
+        return TransformList([back, CropTransform(int(left), int(top), self.w, self.h)])
 
 
 class ColorTransform(Transform):
-    """Change pixel values by any function of the image; the geometry stays."""
+    """Change pixel values with a function of the image; the geometry stays."""
 
     def __init__(self, op: Callable[[np.ndarray], np.ndarray]):
         if not callable(op):
@@ -258,20 +260,16 @@ class ColorTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """The function's result."""
         return self.op(img)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Unchanged."""
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Unchanged."""
         return segmentation
 
     def inverse(self) -> Transform:
-        """No change of geometry to undo."""
-        return NoOpTransform()
+        return NoOpTransform()  # the geometry is unchanged
 
 
 class PILColorTransform(ColorTransform):
