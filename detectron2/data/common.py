@@ -199,7 +199,7 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
         self._buckets: list[list[dict]] = [[], []]
 
     def __len__(self) -> int:
-        """Number of batches; one less comes if both kinds leave an incomplete batch."""
+        """Number of batches, or one more if both kinds leave an incomplete batch."""
         return len(self.dataset) // self.batch_size
 
     def __iter__(self) -> Iterator[list[dict]]:

@@ -114,8 +114,8 @@ def load_proposals_into_dataset(
     if len(unnamed) == len(dataset_dicts) and dataset_dicts:
         raise ValueError(
             f"proposal file '{proposal_file}' has boxes for none of {len(dataset_dicts)} images "
-            f"(such as image_id {unnamed[0]!r}); its ids are {list(span_of)[:5]}, ..., maybe those "
-            "of another dataset"
+            f"(such as image_id {unnamed[0]!r}); its ids are {list(span_of)[:5]}, ... "
+            "and may be those of another dataset"
         )
     if unnamed:
         logger.warning(

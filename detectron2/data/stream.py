@@ -1,8 +1,8 @@
 """Batches of an endless training stream, as functions of their position in it.
 
-Position p of the stream always holds the same image with the same augmentation, whatever was loaded
-before, by whichever worker or rank. A resumed run therefore starts at its batch without loading the
-earlier ones, and N processes together see the images that one process with their total batch sees.
+Position p of the stream always holds the same image with the same augmentation, independent of
+worker, rank and what was loaded before. A resumed run therefore starts at its batch without loading
+earlier ones, and N processes see the images that one process with the total batch would see.
 """
 
 import itertools
@@ -37,7 +37,7 @@ class SeededDataset(Dataset):
     """`dataset` read through `StreamIndex`; with a seed, the generators are set for each sample.
 
     Augmentation draws from the global generators of numpy, `random` and torch: they are seeded from
-    (seed, position) before the sample is made. With `seed` None they are left alone.
+    (seed, position) before the sample is made. With `seed` None they are not seeded.
     """
 
     def __init__(self, dataset: Dataset, seed: int | None) -> None:
@@ -97,7 +97,7 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
         return itertools.islice(self._batches(), self.start_batch, None)
 
     def __len__(self) -> int:
-        """Batches of a finite sampler; one less comes if both kinds leave an incomplete batch."""
+        """Batches of a finite sampler, or one more if both kinds leave an incomplete batch."""
         return max(len(self._sampler) // self._batch_size - self.start_batch, 0)
 
     def _batches(self) -> Iterator[list[StreamIndex]]:

@@ -66,7 +66,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Progress:
-    """Measures where the time goes and logs it every few seconds, with the time left."""
+    """Logs the time of each part, and the time left, every few seconds."""
 
     def __init__(self, total: int) -> None:
         self._total = total

@@ -93,8 +93,8 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
     def __init__(self, *args: Any, stats_mode: str = "", **kwargs: Any):
         """
         Args:
-            stats_mode: "" gives every process the same weight, whatever its batch size; "N" weights
-                each by its batch size, which may then be 0 in some of them.
+            stats_mode: "" weights all processes equally; "N" weights each by its batch size, which
+                may then be 0 in some of them.
         """
         super().__init__(*args, **kwargs)
         if stats_mode not in ("", "N"):
@@ -120,22 +120,19 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         output = x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
         return output.to(input.dtype)
 
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """(C,) mean and mean square over all processes, and the momentum of this step."""
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(C,) mean and mean square over all processes, and this step's momentum, a scalar."""
         batch_size, channels = x.shape[:2]
         if batch_size == 0:
-            # Added so that backward visits this process's all-reduce as well.
+            # The sum makes backward take part in this process's all-reduce.
             moments = x.new_zeros(2 * channels) + x.sum()
         else:
             moments = torch.cat([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
-        if self._stats_mode == "":
-            moments = differentiable_all_reduce(moments) / get_world_size()
-            return *moments.split(channels), self.momentum
-        weighted = torch.cat([moments * batch_size, x.new_full((1,), batch_size)])
-        weighted = differentiable_all_reduce(weighted)
-        total = weighted[-1].detach()
-        moments = weighted[:-1] / total.clamp(min=1)
-        # With no sample in any process the running statistics stay as they are.
+        weight = x.new_full((1,), batch_size if self._stats_mode == "N" else 1)
+        sums = differentiable_all_reduce(torch.cat([moments * weight, weight]))
+        total = sums[-1].detach()
+        moments = sums[:-1] / total.clamp(min=1)
+        # Without a sample in any process, the running statistics stay as they are.
         return *moments.split(channels), total.clamp(max=1) * self.momentum
 
 

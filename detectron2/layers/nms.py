@@ -17,5 +17,5 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if boxes.shape[-1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), got {tuple(boxes.shape)}")
-    # float32: groups are kept apart by offsets that half precision cannot hold.
+    # float32: offsets separate the groups, and half precision cannot represent them.
     return ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)

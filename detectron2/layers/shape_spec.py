@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class ShapeSpec(NamedTuple):
-    """Shape of a feature map, as far as it is known; stride is input pixels per feature cell."""
+    """What is known of a feature map's shape; stride is input pixels per feature cell."""
 
     channels: int | None = None
     height: int | None = None

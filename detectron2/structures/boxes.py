@@ -124,7 +124,7 @@ class Boxes:
         height, width = box_size
         x = self.tensor[:, 0::2].clamp(min=0, max=width)
         y = self.tensor[:, 1::2].clamp(min=0, max=height)
-        # A new tensor, so that a tensor given to the constructor stays what it was.
+        # A new tensor, since the constructor may share memory with its argument.
         self.tensor = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=-1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:

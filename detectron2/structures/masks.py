@@ -178,7 +178,7 @@ class PolygonMasks:
         return torch.device("cpu")
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each instance's polygons; all zero where there is none."""
+        """The tightest box around each instance's polygons; all zero without polygons."""
         boxes = torch.zeros(len(self), 4)
         for i, instance in enumerate(self.polygons):
             if instance:
@@ -251,7 +251,7 @@ def _check_instance(polygons: list[Tensor | np.ndarray]) -> list[np.ndarray]:
     if not isinstance(polygons, list):
         raise ValueError(
             "each instance of PolygonMasks is a list of polygons, got "
-            f"{type(polygons).__name__}; one polygon alone needs a list around it"
+            f"{type(polygons).__name__}; put a list around a single polygon"
         )
     arrays = []
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Talk between the processes of a distributed job; without one, the world is this process alone.
+"""Communication between the processes of a distributed job, or within a single process.
 
 A "local" process runs on the same machine. In a distributed job, local ranks are known once
 `create_local_process_group` was called, which `detectron2.engine.launch` does.
@@ -87,7 +87,7 @@ def _gloo_twin(world: dist.ProcessGroup) -> dist.ProcessGroup:
 
 
 def _object_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """The group in which Python objects travel, by default all processes; None for one process."""
+    """A group that can exchange Python objects, by default all processes; None for one process."""
     if get_world_size() == 1:
         return None
     if group is None:

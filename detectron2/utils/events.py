@@ -269,7 +269,7 @@ class CommonMetricPrinter(EventWriter):
         return f"[{'#' * filled}{'.' * (self.BAR_WIDTH - filled)}] {done:4.0%}  "
 
     def _eta(self, storage: EventStorage) -> str:
-        """Time left, from the measured times of iterations or else from this printer's clock."""
+        """Time left, from the scalar `time` if there is one, else from this printer's clock."""
         if self._max_iter is None:
             return ""
         left = self._max_iter - storage.iter - 1

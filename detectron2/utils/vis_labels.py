@@ -11,7 +11,7 @@ __all__ = ["label_place"]
 
 # Specks get 0.6 of the default font size; above a tenth of the image's size, it is all of it.
 _MIN_FONT_FACTOR, _FONT_FACTOR_SLOPE = 0.6, 4.0
-_SMALL_BOX = 2.0  # font sizes; beside a box narrower than this the text hides less
+_SMALL_BOX = 2.0  # font sizes; the text of a narrower box goes beside it
 _POINT_OFFSET = 0.4  # font sizes
 
 
@@ -24,7 +24,7 @@ def label_place(
 ) -> dict[str, Any] | None:
     """Arguments of `Visualizer.draw_text` for the label of an instance; None if it has no place.
 
-    The label goes to the corner of the box (x0, y0, x1, y1), else on the mask, else by the point.
+    It is at the corner of the box (x0, y0, x1, y1), or without box on the mask, or by the point.
     """
     length = np.sqrt(size_hw[0] * size_hw[1])
     size_ratio, alignment = 0.0, "left"

@@ -323,7 +323,7 @@ def _as_array(value: Any) -> Any:
 
 
 def _row(rows: np.ndarray | None, index: int) -> np.ndarray | None:
-    """A row of an array, or None if there is no array or the row holds NaN."""
+    """A row of an array, or None without an array or if the row has NaN."""
     return None if rows is None or np.isnan(rows[index]).any() else rows[index]
 
 

@@ -287,7 +287,7 @@ def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
 
 
 def _checked_segmentation(segmentation: Any) -> list | dict:
-    """Polygons of at least three corners (maybe none), or a compressed RLE."""
+    """The polygons that have at least three corners, or a compressed RLE."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         if isinstance(counts, list):

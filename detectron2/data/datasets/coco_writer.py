@@ -113,7 +113,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     logger.info("Writing dataset '%s' as %s", dataset_name, output_file)
     content = convert_to_coco_dict(dataset_name)
     os.makedirs(os.path.dirname(os.path.abspath(output_file)), exist_ok=True)
-    # the file is complete or absent, whatever other processes do and whenever this one ends
+    # a killed process or two concurrent ones must not leave an incomplete file
     temporary_file = f"{output_file}.{os.getpid()}.tmp"
     with open(temporary_file, "w") as file:
         json.dump(content, file)

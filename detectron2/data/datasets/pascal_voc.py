@@ -33,7 +33,7 @@ CLASS_NAMES = (
     *("train", "tvmonitor"),
 )
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_ARCHIVES = {  # what holds the images and annotations, by the folder it unpacks to
+_ARCHIVES = {  # downloads with images and annotations, by the folder they unpack to
     "VOC2007": "VOCtrainval_06-Nov-2007.tar (test split: VOCtest_06-Nov-2007.tar)",
     "VOC2012": "VOCtrainval_11-May-2012.tar",
 }
@@ -184,7 +184,7 @@ def _number(element: Element, key: str, where: str) -> float:
 
 
 def _flag(element: Element, key: str, where: str) -> bool:
-    """Whether the flag is set; some releases leave it out where it is not."""
+    """Whether the flag is set; some releases omit flags that are not set."""
     text = (element.findtext(key) or "0").strip()
     if text not in ("0", "1"):
         raise ValueError(f"{where}: <{key}> is {text!r}; expected 0 or 1")

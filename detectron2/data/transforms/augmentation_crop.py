@@ -9,13 +9,6 @@ from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
 from .augmentation import Augmentation, _check_choice
 from .transform import CropTransform, ExtentTransform, PadTransform
 
-__all__ = [
-    "FixedSizeCrop",
-    "MinIoURandomCrop",
-    "RandomCrop",
-    "RandomExtent",
-]
-
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 _ASPECT_RATIO_LIMITS = (0.5, 2.0)  # height / width of a `MinIoURandomCrop`
 

@@ -52,7 +52,7 @@ _RGB_EIGENVECTORS = np.array(
 
 
 class RandomApply(Augmentation):
-    """Apply an augmentation (or transform) with probability `prob`, else do nothing."""
+    """Apply an augmentation (or transform) with probability `prob`."""
 
     def __init__(self, tfm_or_aug: Augmentation | Transform, prob: float = 0.5):
         assert 0.0 <= prob <= 1.0, f"prob={prob}; expected a probability in [0, 1]"

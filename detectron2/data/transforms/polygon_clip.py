@@ -6,8 +6,6 @@ several pieces, which are returned as separate polygons without bridges along th
 
 import numpy as np
 
-__all__ = ["clip_polygon"]
-
 
 def clip_polygon(
     polygon: np.ndarray, x0: float, y0: float, x1: float, y1: float

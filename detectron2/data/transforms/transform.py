@@ -12,16 +12,6 @@ from torch.nn import functional as F
 
 from .polygon_clip import clip_polygon
 
-__all__ = [
-    "ColorTransform",
-    "CropTransform",
-    "ExtentTransform",
-    "PILColorTransform",
-    "PadTransform",
-    "ResizeTransform",
-    "RotationTransform",
-]
-
 _TORCH_MODES = {
     Image.NEAREST: ("nearest", None),
     Image.BILINEAR: ("bilinear", False),
@@ -182,7 +172,7 @@ class RotationTransform(Transform):
         """
         Args:
             h, w: size of the input image.
-            expand: enlarge the output to hold the whole rotated image, whatever the center.
+            expand: enlarge the output to fit the whole rotated image; the center is then unused.
             center: x, y in continuous coordinates; None: the image's center.
             interp: OpenCV's interpolation for images, by default linear.
         """
@@ -251,7 +241,7 @@ class RotationTransform(Transform):
 
 
 class ColorTransform(Transform):
-    """Change pixel values with a function of the image; the geometry stays."""
+    """Change pixel values with a function of the image and keep the geometry."""
 
     def __init__(self, op: Callable[[np.ndarray], np.ndarray]):
         if not callable(op):

@@ -163,7 +163,7 @@ def test_polygon_masks_convert_and_check_their_input():
     assert masks.to("cuda:7") is masks and masks.device == torch.device("cpu")
     with pytest.raises(ValueError, match="list .instances. of lists"):
         PolygonMasks(np.zeros((1, 1, 6)))
-    with pytest.raises(ValueError, match="list around it"):
+    with pytest.raises(ValueError, match="list around a single polygon"):
         PolygonMasks([np.zeros(6)])
     for wrong in ([0.0] * 4, [0.0] * 7, [[0.0] * 6]):
         with pytest.raises(ValueError, match="at least three corners"):
