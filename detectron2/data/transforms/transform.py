@@ -57,6 +57,13 @@ class PadTransform(fvcore_transforms.PadTransform):
         return CropTransform(self.x0, self.y0, *size_wh.tolist(), *padded_wh.tolist())
 
 
+def _through_pil(img: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """The result of a function of PIL images; (H, W, 1) arrays keep their third axis."""
+    is_flat = img.ndim == 3 and img.shape[2] == 1
+    result = np.asarray(function(Image.fromarray(img[..., 0] if is_flat else img)))
+    return result[..., None] if is_flat else result
+
+
 class ExtentTransform(Transform):
     """Scale `src_rect` of the image, which may reach beyond it, to `output_size`."""
 
@@ -79,17 +86,10 @@ class ExtentTransform(Transform):
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same at `output_size`."""
-        height, width = self.output_size
-        single_channel = img.ndim == 3 and img.shape[2] == 1
-        image = Image.fromarray(img[:, :, 0] if single_channel else img)
-        result = image.transform(
-            size=(width, height),
-            method=Image.EXTENT,
-            data=self.src_rect,
-            resample=self.interp if interp is None else interp,
-            fill=self.fill,
-        )
-        return np.asarray(result)[..., None] if single_channel else np.asarray(result)
+        size_wh = self.output_size[::-1]
+        interp = self.interp if interp is None else interp
+        extent = (Image.EXTENT, self.src_rect, interp, self.fill)
+        return _through_pil(img, lambda image: image.transform(size_wh, *extent))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(N, 2) x, y -> (N, 2) float32, as upstream's."""
@@ -120,10 +120,7 @@ class ResizeTransform(Transform):
             raise ValueError(f"{self} was made for images of {self.h, self.w}, got {img.shape[:2]}")
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8 and (img.ndim == 2 or img.shape[2] in (1, 3, 4)):
-            single_channel = img.ndim == 3 and img.shape[2] == 1
-            image = Image.fromarray(img[:, :, 0] if single_channel else img)
-            result = np.asarray(image.resize((self.new_w, self.new_h), interp))
-            return result[:, :, None] if single_channel else result
+            return _through_pil(img, lambda image: image.resize((self.new_w, self.new_h), interp))
         return self._resize_by_torch(img, interp)
 
     def _resize_by_torch(self, img: np.ndarray, interp: int) -> np.ndarray:
@@ -177,32 +174,25 @@ class RotationTransform(Transform):
             interp: OpenCV's interpolation for images, by default linear.
         """
         super().__init__()
-        image_center = np.array((w / 2, h / 2))
-        if center is None:
-            center = image_center
-        if interp is None:
-            interp = cv2.INTER_LINEAR
-        radians = np.deg2rad(angle)
-        cos, sin = abs(np.cos(radians)), abs(np.sin(radians))
-        bound_w, bound_h = w, h
-        if expand:
-            bound_w, bound_h = np.rint([h * sin + w * cos, h * cos + w * sin]).astype(int)
+        interp = cv2.INTER_LINEAR if interp is None else interp
         self._set_attributes(
             dict(h=h, w=w, angle=angle, expand=expand, center=center, interp=interp)
-            | dict(image_center=image_center, bound_w=int(bound_w), bound_h=int(bound_h))
         )
-        self.rm_coords = self._rotation_matrix(offset=0.0)
-        # OpenCV's coordinates are pixel indices: a pixel's center is at i, not at i + 0.5
-        self.rm_image = self._rotation_matrix(offset=-0.5)
-
-    def _rotation_matrix(self, offset: float) -> np.ndarray:
-        """(2, 3) affine matrix in a frame whose coordinates are the continuous ones + offset."""
-        center = tuple(float(c) + offset for c in self.center)
-        matrix = cv2.getRotationMatrix2D(center, self.angle, 1)
-        if self.expand:
-            rotated_center = matrix @ np.append(self.image_center + offset, 1.0)
-            matrix[:, 2] += np.array([self.bound_w / 2, self.bound_h / 2]) + offset - rotated_center
-        return matrix
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        turn = np.array([[cos, sin], [-sin, cos]])
+        size_wh = np.array((w, h))
+        bound_wh = np.rint(np.abs(turn) @ size_wh).astype(int) if expand else size_wh
+        self.bound_w, self.bound_h = bound_wh.tolist()
+        if expand or center is None:
+            pivot, target = size_wh / 2, bound_wh / 2
+        else:
+            pivot = target = np.asarray(center, dtype=float)
+        # Affine matrices (2, 3) that turn about the pivot and move it to the target. That of images
+        # acts on pixel indices, where the center of a pixel is i, not i + 0.5.
+        self.rm_coords, self.rm_image = (
+            np.column_stack([turn, target + offset - turn @ (pivot + offset)])
+            for offset in (0.0, -0.5)
+        )
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """(h, w[, C]) -> (bound_h, bound_w[, C]), 0 outside the input."""
@@ -214,8 +204,7 @@ class RotationTransform(Transform):
         source = img.astype(np.uint8) if img.dtype == bool else img
         size = (self.bound_w, self.bound_h)
         result = cv2.warpAffine(np.ascontiguousarray(source), self.rm_image, size, flags=interp)
-        result = result[:, :, None] if img.ndim == 3 and result.ndim == 2 else result
-        return result.astype(img.dtype, copy=False)
+        return result.reshape(*result.shape[:2], *img.shape[2:]).astype(img.dtype, copy=False)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(N, 2) x, y -> rotated (N, 2)."""
