@@ -1,7 +1,7 @@
-"""Pascal VOC's detection data: lists of images, and one XML file of objects an image.
+"""Pascal VOC's detection data: lists of images, and one XML file of objects per image.
 
-Boxes in the files are 1-based pixel indices, both ends inclusive. In datasets they are continuous
-coordinates from 0, so only xmin and ymin move by one.
+Boxes in the files are 1-based inclusive pixel indices. In datasets they are continuous coordinates
+from 0, so only xmin and ymin change, by one.
 """
 
 import math
@@ -33,7 +33,7 @@ CLASS_NAMES = (
     *("train", "tvmonitor"),
 )
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_ARCHIVES = {  # what holds the images and annotations, by the folder it unpacks to
+_ARCHIVES = {  # downloads with images and annotations, by the folder they unpack to
     "VOC2007": "VOCtrainval_06-Nov-2007.tar (test split: VOCtest_06-Nov-2007.tar)",
     "VOC2012": "VOCtrainval_11-May-2012.tar",
 }
@@ -64,13 +64,13 @@ def load_voc_instances(
 ) -> list[dict[str, Any]]:
     """Load one split of Pascal VOC as dicts in Detectron2's standard dataset format.
 
-    All objects are loaded, also those marked difficult. `image_id` is VOC's name of the image, such
-    as "000005"; images come in the order of the split's list.
+    All objects are loaded, also difficult ones. `image_id` is VOC's name of the image, such as
+    "000005"; images are in the order of the split's list.
 
     Args:
         dirname: folder that has `Annotations`, `ImageSets` and `JPEGImages`.
         split: a list in `ImageSets/Main`, such as "trainval".
-        class_names: the classes in the order of their ids; an object of another is an error.
+        class_names: the classes in the order of their ids; others are an error.
     """
     names = list(class_names)
     dataset_dicts = []
@@ -108,7 +108,7 @@ def _instance(object_: VOCObject, class_names: list[str], where: str) -> dict[st
 
 
 def read_image_set(path: str) -> list[str]:
-    """Names of the images in a list of `ImageSets`, one a line, each at most once."""
+    """The image names in a list of `ImageSets`, one per line, without duplicates."""
     try:
         with PathManager.open(path, "r") as file:
             lines = [line.split() for line in file if line.strip()]
@@ -117,8 +117,8 @@ def read_image_set(path: str) -> list[str]:
     for words in lines:
         if len(words) != 1:
             raise ValueError(
-                f"'{path}': expected one image name a line, got {' '.join(words)!r} (the lists of "
-                "single classes, such as cat_train.txt, are no splits)"
+                f"'{path}': expected one image name per line, got {' '.join(words)!r} (lists of "
+                "single classes, such as cat_train.txt, are not splits)"
             )
     names = [words[0] for words in lines]
     if len(set(names)) < len(names):
@@ -128,7 +128,7 @@ def read_image_set(path: str) -> list[str]:
 
 
 def read_voc_annotation(path: str) -> VOCAnnotation:
-    """Read one file of `Annotations`; errors name it, and the object in it."""
+    """Read one file of `Annotations`; errors name the file and the object."""
     try:
         with PathManager.open(path, "rb") as file:
             root = ElementTree.parse(file).getroot()
@@ -153,7 +153,7 @@ def _read_object(element: Element, where: str) -> VOCObject:
     name = (element.findtext("name") or "").strip()
     if not name:
         raise ValueError(f"{where} has no <name>")
-    where = f"{where} ({name})"  # a part of an object has a name and a box of its own, deeper down
+    where = f"{where} ({name})"  # a part of an object has its own name and box, deeper down
     box = element.find("bndbox")
     if box is None:
         raise ValueError(f"{where} has no <bndbox>")
@@ -172,7 +172,7 @@ def _read_object(element: Element, where: str) -> VOCObject:
 
 
 def _number(element: Element, key: str, where: str) -> float:
-    # VOC 2012 has coordinates with decimals, too.
+    # VOC 2012 also has fractional coordinates.
     text = element.findtext(key)
     try:
         value = float(text) if text is not None else math.nan
@@ -184,7 +184,7 @@ def _number(element: Element, key: str, where: str) -> float:
 
 
 def _flag(element: Element, key: str, where: str) -> bool:
-    """Whether the mark is set; objects without it, as some releases have, count as not marked."""
+    """Whether the flag is set; some releases omit flags that are not set."""
     text = (element.findtext(key) or "0").strip()
     if text not in ("0", "1"):
         raise ValueError(f"{where}: <{key}> is {text!r}; expected 0 or 1")
@@ -199,8 +199,8 @@ def _missing(path: str, what: str) -> str:
     return (
         f"{what} '{path}' does not exist. Download {archive} from "
         f"http://host.robots.ox.ac.uk/pascal/VOC/ and unpack it so that '{folder}' has "
-        "Annotations, ImageSets and JPEGImages. Builtin datasets are looked for below the folder "
-        "in the environment variable DETECTRON2_DATASETS (default: ./datasets)"
+        "Annotations, ImageSets and JPEGImages. Builtin datasets are expected in the folder that "
+        "the environment variable DETECTRON2_DATASETS names (default: ./datasets)"
     )
 
 
@@ -211,12 +211,12 @@ def register_pascal_voc(
     year: int,
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> None:
-    """Register one split of Pascal VOC; its files are read when it is first asked for.
+    """Register one split of Pascal VOC; its files are read on first use.
 
     Args:
         dirname: folder that has `Annotations`, `ImageSets` and `JPEGImages`.
         split: a list in `ImageSets/Main`, such as "trainval".
-        year: 2007 or 2012, whose rule its average precision follows.
+        year: 2007 or 2012, which decides the rule of average precision.
     """
     DatasetCatalog.register(name, lambda: load_voc_instances(dirname, split, class_names))
     MetadataCatalog.get(name).set(
