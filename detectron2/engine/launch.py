@@ -1,4 +1,4 @@
-"""Start a function in one process or in several: by spawning, or inside what torchrun started."""
+"""Run a function in one process or in several, spawned here or started by torchrun."""
 
 import os
 import socket
@@ -31,18 +31,18 @@ def launch(
 ) -> None:
     """Run `main_func(*args)` in every process of a job.
 
-    Under torchrun (its environment variables are set) this process is already one of the job's: it
-    joins the process group and runs. Otherwise one process a GPU is spawned, or, where
-    `num_gpus_per_machine` is 0, `num_processes` on the CPU, which talk through gloo. A job of one
-    process runs right here.
+    Under torchrun (its environment variables are set), this process joins the process group and
+    runs the function. Otherwise one process is spawned for each GPU; if `num_gpus_per_machine` is
+    0, `num_processes` are spawned on the CPU and communicate through gloo. A job of one process
+    runs in this one.
 
     Args:
         main_func: must be importable by name (it is pickled for the spawned processes).
-        num_gpus_per_machine: processes on each machine, one a GPU.
-        num_machines: the command runs once on each of them, with its own `machine_rank`.
+        num_gpus_per_machine: processes on each machine, one for each GPU.
+        num_machines: call `launch` once on each of them, with its own `machine_rank`.
         machine_rank: from 0 to `num_machines - 1`.
         dist_url: `tcp://host:port` of machine 0; "auto" finds a free port (one machine only).
-        timeout: how long a collective may wait.
+        timeout: longest wait in a collective operation.
         num_processes: processes on each machine when no GPU is used.
     """
     if all(name in os.environ for name in TORCHRUN_VARIABLES):
@@ -51,8 +51,8 @@ def launch(
     use_gpu = num_gpus_per_machine > 0
     if use_gpu and num_processes > 1:
         raise ValueError(
-            f"got {num_gpus_per_machine} GPUs and {num_processes} CPU processes a machine: "
-            "several CPU processes need --num-gpus 0"
+            f"got {num_gpus_per_machine} GPUs and {num_processes} CPU processes per machine: CPU "
+            "processes need --num-gpus 0"
         )
     local_size = num_gpus_per_machine if use_gpu else num_processes
     world_size = local_size * num_machines
@@ -65,8 +65,8 @@ def launch(
         return
     if use_gpu and torch.cuda.device_count() < local_size:
         raise ValueError(
-            f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. Without GPUs use "
-            "--num-gpus 0 --num-processes N."
+            f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. To run on the CPU, "
+            "add --num-gpus 0 --num-processes N"
         )
     dist_url = _rendezvous_url(dist_url, num_machines)
     job = (world_size, local_size, machine_rank, dist_url, use_gpu, timeout)
@@ -138,11 +138,11 @@ def _join_and_run(
         # Before the first collective: NCCL uses the current device.
         torch.cuda.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        # Else each process would take every core, and all wait for each other.
+        # Otherwise each process would use every core and slow down the others.
         torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     dist.init_process_group("nccl" if use_gpu else "gloo", **group)
     comm.create_local_process_group(local_size)
-    # No process may go on to barriers or time-outs before all have joined.
+    # Wait here, so that slow starters do not run into the timeout of the first collective.
     comm.synchronize()
     try:
         main_func(*args)
