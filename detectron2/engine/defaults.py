@@ -22,7 +22,7 @@ from detectron2.data import (
 )
 from detectron2.data.stream import set_start_batch
 from detectron2.engine import hooks
-from detectron2.engine.setup import (
+from detectron2.engine.setup import (  # noqa: F401 (imported from here by users)
     create_ddp_model,
     default_argument_parser,
     default_setup,
@@ -41,15 +41,6 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
-
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
 
 _LOG_PERIOD = 20  # iterations between two lines of progress
 _LOG_SECONDS = 10.0  # in slow runs, about the longest silence

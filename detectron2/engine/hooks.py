@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,29 +52,18 @@ class CallbackHook(HookBase):
         before_step: Callable | None = None,
         after_step: Callable | None = None,
     ) -> None:
-        self._functions = {
+        functions = {
             "before_train": before_train,
             "after_train": after_train,
             "before_step": before_step,
             "after_step": after_step,
         }
+        for moment, function in functions.items():
+            if function is not None:
+                setattr(self, moment, partial(self._call, function))
 
-    def _call(self, moment: str) -> None:
-        if self._functions.get(moment) is not None:
-            self._functions[moment](self.trainer)
-
-    def before_train(self) -> None:
-        self._call("before_train")
-
-    def after_train(self) -> None:
-        self._call("after_train")
-        self._functions.clear()  # they may hold the trainer
-
-    def before_step(self) -> None:
-        self._call("before_step")
-
-    def after_step(self) -> None:
-        self._call("after_step")
+    def _call(self, function: Callable) -> None:
+        function(self.trainer)
 
 
 class IterationSeed(HookBase):

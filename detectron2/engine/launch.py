@@ -12,8 +12,6 @@ import torch.multiprocessing as mp
 
 from detectron2.utils import comm
 
-__all__ = ["DEFAULT_TIMEOUT", "launch"]
-
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
@@ -69,8 +67,9 @@ def launch(
             "add --num-gpus 0 --num-processes N"
         )
     dist_url = _rendezvous_url(dist_url, num_machines)
-    job = (world_size, local_size, machine_rank, dist_url, use_gpu, timeout)
-    mp.spawn(_spawned_worker, nprocs=local_size, args=(main_func, args, *job), daemon=False)
+    group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
+    job = (main_func, args, local_size, machine_rank, use_gpu, group)
+    mp.spawn(_spawned_worker, nprocs=local_size, args=job, daemon=False)
 
 
 def _rendezvous_url(dist_url: str | None, num_machines: int) -> str:
@@ -87,47 +86,28 @@ def _spawned_worker(
     local_rank: int,
     main_func: Callable[..., Any],
     args: Sequence[Any],
-    world_size: int,
     local_size: int,
     machine_rank: int,
-    dist_url: str,
     use_gpu: bool,
-    timeout: timedelta,
+    group: dict[str, Any],
 ) -> None:
-    _join_and_run(
-        main_func,
-        args,
-        local_rank=local_rank,
-        local_size=local_size,
-        use_gpu=use_gpu,
-        init_method=dist_url,
-        rank=machine_rank * local_size + local_rank,
-        world_size=world_size,
-        timeout=timeout,
-    )
+    rank = machine_rank * local_size + local_rank
+    _join_and_run(main_func, args, local_rank, local_size, use_gpu, rank=rank, **group)
 
 
 def _run_under_torchrun(
     main_func: Callable[..., Any], num_gpus: int, args: Sequence[Any], timeout: timedelta
 ) -> None:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    _join_and_run(
-        main_func,
-        args,
-        local_rank=local_rank,
-        local_size=local_size,
-        use_gpu=num_gpus > 0 and torch.cuda.device_count() >= local_size,
-        init_method="env://",
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=timeout,
-    )
+    use_gpu = num_gpus > 0 and torch.cuda.device_count() >= local_size
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    group = {"init_method": "env://", "world_size": world_size, "timeout": timeout}
+    _join_and_run(main_func, args, local_rank, local_size, use_gpu, rank=rank, **group)
 
 
 def _join_and_run(
     main_func: Callable[..., Any],
     args: Sequence[Any],
-    *,
     local_rank: int,
     local_size: int,
     use_gpu: bool,

@@ -23,8 +23,6 @@ from detectron2.utils.events import (
 )
 from detectron2.utils.logger import setup_logger
 
-__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
-
 # The default port depends on the user, so that two users of one machine get different ports.
 _FIRST_PORT, _NUM_PORTS = 2**15 + 2**14, 2**14
 

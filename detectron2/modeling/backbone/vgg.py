@@ -10,8 +10,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 
-__all__ = ["VGG", "build_vgg_backbone"]
-
 # Channels of the 3x3 convolutions of each stage; there is a 2x2 max pooling between stages.
 STAGES_16 = {
     "conv1": (64, 64),

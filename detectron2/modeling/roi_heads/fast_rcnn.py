@@ -16,8 +16,6 @@ from detectron2.modeling.box_regression import (
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
-__all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference", "fast_rcnn_inference_single_image"]
-
 
 def fast_rcnn_inference(
     boxes: list[Tensor],

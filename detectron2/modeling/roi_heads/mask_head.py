@@ -14,20 +14,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
-__all__ = [
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseMaskRCNNHead",
-    "MaskRCNNConvUpsampleHead",
-    "build_mask_head",
-    "mask_rcnn_inference",
-    "mask_rcnn_loss",
-]
-
+# Called as f(cfg, input_shape: ShapeSpec); pooled features, Instances -> losses, or Instances.
 ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
-ROI_MASK_HEAD_REGISTRY.__doc__ = """
-Networks from pooled features and Instances to a dict of losses (in training) or Instances with
-`pred_masks`, callable as `f(cfg, input_shape: ShapeSpec)`; `MODEL.ROI_MASK_HEAD.NAME` chooses one.
-"""
 
 
 def mask_rcnn_loss(
