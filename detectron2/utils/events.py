@@ -63,12 +63,11 @@ class EventStorage:
     def put_scalar(
         self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
     ) -> None:
-        """Add one value (a number or a one-element tensor) to the scalar `name`.
+        """Add one value (a number or a one-element tensor) to `name`, now or at `cur_iter`.
 
         Args:
             smoothing_hint: whether the value is noisy, so that writers show a median. It must be
                 the same for all values of one name.
-            cur_iter: iteration the value belongs to; by default the current one.
         """
         name = self._current_prefix + name
         value = float(value)
