@@ -17,7 +17,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from detectron2.config import CfgNode
-from detectron2.solver.gradient_clipping import maybe_add_gradient_clipping
+from detectron2.solver.gradient_clipping import (  # noqa: F401 (imported from here by users)
+    GradientClipType,
+    create_gradient_clipper,
+    maybe_add_gradient_clipping,
+)
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 
 OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}

@@ -18,7 +18,6 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, pairwis
 from detectron2.utils.events import EventStorage
 from detectron2.utils.testing import random_boxes
 
-
 # Computed with Detectron2 for the network and inputs of the test below, seed 121.
 LOSSES_OF_DETECTRON2 = {
     "loss_cls": 4.5253729820251465,
