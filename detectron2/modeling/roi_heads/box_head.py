@@ -1,4 +1,4 @@
-"""Features of a region, before its class and box are predicted."""
+"""Features of regions for the prediction of classes and boxes."""
 
 import math
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ class FastRCNNConvFCHead(nn.Sequential):
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Shape of the output; only channels after fully connected layers."""
+        """Shape of the output; after fully connected layers, only channels."""
         return self._output_shape
 
 
