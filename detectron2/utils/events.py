@@ -66,8 +66,10 @@ class EventStorage:
         """Keep an image: (3, H, W) or (1, H, W), uint8 in [0, 255] or float in [0, 1], RGB."""
         self._vis_data.append((img_name, img_tensor, self._iter))
 
-    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True) -> None:
-        """Add one value (a number or a one-element tensor) to the scalar `name`.
+    def put_scalar(
+        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
+    ) -> None:
+        """Add one value (a number or a one-element tensor) to `name`, now or at `cur_iter`.
 
         Args:
             smoothing_hint: whether the value is noisy, so that writers show a median; the same for
@@ -80,8 +82,9 @@ class EventStorage:
                 f"scalar {name!r} was put with smoothing_hint={not smoothing_hint} before, "
                 f"now with {smoothing_hint}: give one hint per name"
             )
-        self._history[name].update(value, self._iter)
-        self._latest_scalars[name] = (value, self._iter)
+        at = self._iter if cur_iter is None else cur_iter
+        self._history[name].update(value, at)
+        self._latest_scalars[name] = (value, at)
 
     def put_scalars(self, *, smoothing_hint: bool = True, **kwargs: Any) -> None:
         """Add several scalars: `put_scalars(loss=loss, accuracy=accuracy)`."""

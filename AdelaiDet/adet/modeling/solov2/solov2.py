@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, MetaArchitecture, build_backbone
 from detectron2.structures import ImageList
 
 from .grids import MASK_STRIDE, PyramidGrids
@@ -28,8 +28,19 @@ from .targets import ImageTargets, image_targets
 
 
 @META_ARCH_REGISTRY.register()
-class SOLOv2(nn.Module):
+class SOLOv2(MetaArchitecture, nn.Module):
     """Segment instances by location: each grid cell predicts a class and a mask kernel."""
+
+    num_classes_key = "MODEL.SOLOV2.NUM_CLASSES"
+    prompt_key = "MODEL.SOLOV2.PROMPT"
+
+    @classmethod
+    def evaluation_mode(cls, cfg: CfgNode) -> str | None:
+        node = cfg.MODEL.SOLOV2
+        scores = "scores forced to 1" if node.EVAL_PSEUDO_LABEL else "scores of the network"
+        if cls.reads_prompts(cfg):
+            return f"pseudo-label quality: prompt={node.PROMPT}, {scores}"
+        return f"not detector AP: {scores}" if node.EVAL_PSEUDO_LABEL else None
 
     @configurable
     def __init__(
