@@ -79,6 +79,11 @@ _C.MODEL.FPN.FUSE_TYPE = "sum"  # or "avg"
 
 _C.MODEL.VGG = CN()  # VGG-16, the backbone "build_vgg_backbone"
 _C.MODEL.VGG.OUT_FEATURES = ["conv5"]
+_C.MODEL.VGG.WIDTH = 1.0  # factor of all channels
+_C.MODEL.VGG.NORM = ""
+_C.MODEL.VGG.LAST_DILATION = 1  # 2: no pooling before a dilated conv5, stride 8
+_C.MODEL.VGG.LAST_RELU = True
+_C.MODEL.VGG.CEIL_MODE = False
 
 _C.MODEL.PROPOSAL_GENERATOR = CN()
 _C.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"  # or "PrecomputedProposals"

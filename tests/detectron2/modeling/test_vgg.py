@@ -79,3 +79,28 @@ def vgg_config_on(device):
     cfg = vgg_config()
     cfg.MODEL.DEVICE = device
     return cfg
+
+
+def test_a_dilated_last_stage_keeps_the_numbers_and_the_values_at_even_places():
+    torch.manual_seed(0)
+    plain, dilated = VGG().eval(), VGG(last_dilation=2).eval()
+    dilated.load_state_dict(plain.state_dict())
+    assert dilated.output_shape()["conv5"].stride == 8
+    # Pooling picks among four; where conv4 is constant over them, both see the same values.
+    x = torch.randn(1, 512, 6, 5).relu().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    want, got = x, x
+    for i in range(23, 30):
+        want, got = plain.features[i](want), dilated.features[i](got)
+    torch.testing.assert_close(got[:, :, ::2, ::2], want)
+
+
+def test_width_norm_last_relu_and_ceil_mode():
+    vgg = VGG(width=0.125, norm="BN", last_relu=False, ceil_mode=True, freeze_at=1)
+    maps = vgg(torch.randn(2, 3, 33, 47))["conv5"]
+    assert maps.shape == (2, 64, 3, 3)  # 33 -> 17 -> 9 -> 5 -> 3
+    assert (maps < 0).any()
+    frozen = [name for name, p in vgg.named_parameters() if not p.requires_grad]
+    assert len(frozen) == 2 * 2 * 2  # weight and bias of two convolutions and two norms
+    assert isinstance(vgg.features[1], torch.nn.BatchNorm2d)
+    with pytest.raises(ValueError, match="last_dilation=3"):
+        VGG(last_dilation=3)
