@@ -19,6 +19,7 @@ _C.DATASETS.TEST = ()
 # With MODEL.LOAD_PROPOSALS: a file for each dataset, and how many of its boxes an image keeps.
 _C.DATASETS.PROPOSAL_FILES_TRAIN = ()
 _C.DATASETS.PROPOSAL_FILES_TEST = ()
+# 0 keeps them all, in the file's order: rows mean the same boxes after any resizing and flipping.
 _C.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN = 2000
 _C.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 1000
 
@@ -39,6 +40,7 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 _C.INPUT.MIN_SIZE_TEST = 800  # 0: no resizing
 _C.INPUT.MAX_SIZE_TEST = 1333
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "vertical" or "none"
+_C.INPUT.PCA_NOISE = 0.0  # of ImageNet's color components, where white is 1
 _C.INPUT.CROP = CN()
 _C.INPUT.CROP.ENABLED = False
 _C.INPUT.CROP.TYPE = "relative_range"
@@ -171,7 +173,10 @@ _C.SOLVER.WARMUP_ITERS = 1000
 _C.SOLVER.WARMUP_METHOD = "linear"
 _C.SOLVER.NUM_DECAYS = 3  # of WarmupStepWithFixedGammaLR
 _C.SOLVER.RESCALE_INTERVAL = False  # True: the schedule starts after the warm-up
-_C.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW", an addition to Detectron2's keys
+# Additions to Detectron2's keys: the optimizer, "SGD", "ADAM" or "ADAMW"; and factors on learning
+# rates, [text, factor], for parameters whose names contain the text.
+_C.SOLVER.OPTIMIZER = "SGD"
+_C.SOLVER.LR_FACTORS = []
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.NESTEROV = False
 _C.SOLVER.WEIGHT_DECAY = 0.0001
@@ -195,6 +200,9 @@ _C.TEST.AUG.ENABLED = False
 _C.TEST.AUG.MIN_SIZES = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
 _C.TEST.AUG.MAX_SIZE = 4000
 _C.TEST.AUG.FLIP = True
+# "union": detections of all images through one NMS; "average": boxes and scores of each
+# precomputed proposal over all images, then one NMS.
+_C.TEST.AUG.MERGE = "union"
 _C.TEST.PRECISE_BN = CN()
 _C.TEST.PRECISE_BN.ENABLED = False
 _C.TEST.PRECISE_BN.NUM_ITER = 200

@@ -67,7 +67,8 @@ def transform_proposals(
 
     `proposal_boxes` (N, 4) in `proposal_bbox_mode` and `proposal_objectness_logits` (N,), sorted by
     score, become `proposals`: `Instances` of the first `proposal_topk` boxes whose sides exceed
-    `min_box_size` after clipping to `image_shape` (height, width).
+    `min_box_size` after clipping to `image_shape` (height, width). A `proposal_topk` of 0 keeps
+    every row, so that a row is the same box in every augmented copy of an image.
     """
     if "proposal_boxes" not in dataset_dict:
         return
@@ -76,12 +77,12 @@ def transform_proposals(
     boxes = Boxes(torch.as_tensor(transforms.apply_box(boxes), dtype=torch.float32))
     boxes.clip(image_shape)
     logits = np.asarray(dataset_dict.pop("proposal_objectness_logits"), dtype=np.float32)
-    keep = boxes.nonempty(threshold=min_box_size)
-    dataset_dict["proposals"] = Instances(
-        image_shape,
-        proposal_boxes=boxes[keep][:proposal_topk],
-        objectness_logits=torch.as_tensor(logits)[keep][:proposal_topk],
+    proposals = Instances(
+        image_shape, proposal_boxes=boxes, objectness_logits=torch.as_tensor(logits)
     )
+    if proposal_topk:
+        proposals = proposals[boxes.nonempty(threshold=min_box_size)][:proposal_topk]
+    dataset_dict["proposals"] = proposals
 
 
 def transform_instance_annotations(
@@ -320,7 +321,7 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The config's augmentations: resizing, and random flipping in training."""
+    """The config's augmentations: resizing; in training also random flips and color noise."""
     flip = cfg.INPUT.RANDOM_FLIP
     if flip not in ("horizontal", "vertical", "none"):
         raise ValueError(f"INPUT.RANDOM_FLIP={flip!r}; expected 'horizontal', 'vertical', 'none'")
@@ -334,6 +335,8 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if flip != "none":
         is_horizontal = flip == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=is_horizontal, vertical=not is_horizontal))
+    if cfg.INPUT.PCA_NOISE > 0:
+        augmentations.append(T.RandomLighting(255 * cfg.INPUT.PCA_NOISE, cfg.INPUT.FORMAT))
     return augmentations
 
 

@@ -109,8 +109,7 @@ class DefaultTrainer(TrainerBase):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         parallel = create_ddp_model(model, broadcast_buffers=False)
-        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = loop(parallel, loader, optimizer)
+        self._trainer = self.build_loop(cfg, parallel, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A proxy, because trainer and checkpointer would keep each other alive.
         self.checkpointer = DetectionCheckpointer(
@@ -218,6 +217,18 @@ class DefaultTrainer(TrainerBase):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_loop(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+    ) -> SimpleTrainer:
+        """What runs a step: in full or, with SOLVER.AMP.ENABLED, in mixed precision."""
+        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return loop(model, data_loader, optimizer)
 
     @classmethod
     def build_lr_scheduler(

@@ -224,7 +224,7 @@ class SimpleTrainer(TrainerBase):
                 "must call model.train() when it is done"
             )
         start = time.perf_counter()
-        data = next(self._data_loader_iter)
+        data = self._next_batch()
         data_time = time.perf_counter() - start
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()
@@ -239,6 +239,9 @@ class SimpleTrainer(TrainerBase):
         if is_due(self.iter, self.gather_metric_period):
             self._write_metrics(losses, data_time)
         self._update()
+
+    def _next_batch(self) -> Any:
+        return next(self._data_loader_iter)
 
     def _precision(self) -> AbstractContextManager:
         """Context of the forward pass."""

@@ -24,7 +24,8 @@ from detectron2.solver.gradient_clipping import (  # noqa: F401 (imported from h
 )
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 
-OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}
+# ADAM adds the weight decay to the gradient, ADAMW takes it from the weights.
+OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 ParamGroup = dict[str, Any]  # "params": list of parameters, and options of the optimizer
 
 NORM_MODULES = (
@@ -55,6 +56,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    params = _with_lr_factors(model, params, solver.LR_FACTORS)
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.OPTIMIZER == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
@@ -121,6 +123,24 @@ def get_default_optimizer_params(
         options |= by_name.get(full_name.rpartition(".")[2], {})
         groups.append({"params": [parameter], **_given(options)})
     return reduce_param_groups(groups)
+
+
+def _with_lr_factors(
+    model: nn.Module, groups: list[ParamGroup], factors: list[list[Any]]
+) -> list[ParamGroup]:
+    """Multiply the rates of parameters whose names contain a text; each text must occur."""
+    if not factors:
+        return groups
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for text, _ in factors:
+        if not any(text in name for name in names.values()):
+            raise ValueError(f"SOLVER.LR_FACTORS: no parameter's name contains {text!r}")
+    single = []
+    for group in groups:
+        for parameter in group["params"]:
+            own = [factor for text, factor in factors if text in names[parameter]]
+            single.append(group | {"params": [parameter], "lr": group["lr"] * math.prod(own)})
+    return reduce_param_groups(single)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

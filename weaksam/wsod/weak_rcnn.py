@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
+from weaksam.wsod.averaging import AveragedProposals
+from weaksam.wsod.data import prepare_weak_dataset
 from weaksam.wsod.superpixels import superpixel_labels, superpixel_wholeness
 
 __all__ = ["WeakRCNN"]
@@ -21,6 +23,8 @@ class WeakRCNN(GeneralizedRCNN):
     In training an input has `image`, `proposals` and `image_labels` (contiguous class indices of
     the image), and no annotation is read. Images without a tag or a proposal add nothing.
     """
+
+    supervision = "tags"
 
     @configurable
     def __init__(
@@ -68,6 +72,32 @@ class WeakRCNN(GeneralizedRCNN):
             "superpixel_size": node.REGION_SIZE,
             "superpixel_stride": node.STRIDE,
         }
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        """The part that is trained to raise the loss, if any."""
+        return self.roi_heads.drop_block
+
+    @classmethod
+    def prepare_dataset(
+        cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]], is_train: bool
+    ) -> list[dict[str, Any]]:
+        return prepare_weak_dataset(dataset_dicts, cfg.MODEL.WSOD.MIN_BOX_SIDE, is_train)
+
+    @classmethod
+    def check_tta(cls, cfg: CfgNode) -> None:
+        if cfg.TEST.AUG.MERGE != "average" or cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST:
+            raise ValueError(
+                f"TEST.AUG.MERGE={cfg.TEST.AUG.MERGE!r} with "
+                f"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST="
+                f"{cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST}: test-time augmentation of "
+                "WeakRCNN averages over all proposals; set them to 'average' and 0"
+            )
+
+    @classmethod
+    def with_tta(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
+        cls.check_tta(cfg)
+        return AveragedProposals(cfg, model)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, else one result an input; see `inference`."""

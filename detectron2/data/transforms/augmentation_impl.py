@@ -253,15 +253,22 @@ class RandomSaturation(_RandomIntensity):
 
 
 class RandomLighting(Augmentation):
-    """Add random amounts of ImageNet's three principal color components to an RGB image."""
+    """Add random amounts of ImageNet's three principal color components to an image."""
 
-    def __init__(self, scale: float):
-        """scale: standard deviation of the amounts, in the image's own unit."""
+    def __init__(self, scale: float, channels: str = "RGB"):
+        """
+        Args:
+            scale: standard deviation of the amounts, in the image's own unit.
+            channels: their order, "RGB" or "BGR".
+        """
+        if channels not in ("RGB", "BGR"):
+            raise ValueError(f"RandomLighting: channels={channels!r}; expected 'RGB' or 'BGR'")
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
         if image.shape[2:] != (3,):
-            raise ValueError(f"RandomLighting needs an RGB image (H, W, 3), got {image.shape}")
+            raise ValueError(f"RandomLighting needs RGB or BGR (H, W, 3), got {image.shape}")
         weights = np.random.normal(scale=self.scale, size=3)
         shift = _RGB_EIGENVECTORS.dot(weights * _RGB_EIGENVALUES)
-        return BlendTransform(shift, src_weight=1.0, dst_weight=1.0)
+        ordered = shift if self.channels == "RGB" else shift[::-1]
+        return BlendTransform(ordered, src_weight=1.0, dst_weight=1.0)

@@ -16,10 +16,13 @@ class MetaArchitecture:
         num_classes_key: config key with the number of classes; None if there is no such key.
         prompt_key: config key that names the labels read at test time ("none" for none); None if
             the network never reads any.
+        supervision: what training reads of a dataset: "instances" (boxes, masks), or "tags" (the
+            classes of an image) only.
     """
 
     num_classes_key: ClassVar[str | None] = None
     prompt_key: ClassVar[str | None] = None
+    supervision: ClassVar[str] = "instances"
 
     @classmethod
     def num_classes(cls, cfg: CfgNode) -> int | None:
@@ -35,6 +38,13 @@ class MetaArchitecture:
     def evaluation_mode(cls, cfg: CfgNode) -> str | None:
         """Why the results are not a detector's AP, in words for reports; None if they are."""
         return None
+
+    @classmethod
+    def prepare_dataset(
+        cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]], is_train: bool
+    ) -> list[dict[str, Any]]:
+        """The images that the network trains or is tested on, given all; by default those."""
+        return dataset_dicts
 
     @classmethod
     def check_tta(cls, cfg: CfgNode) -> None:

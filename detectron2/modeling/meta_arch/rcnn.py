@@ -92,6 +92,11 @@ class GeneralizedRCNN(MetaArchitecture, nn.Module):
                 "test-time augmentation does not transform precomputed proposals: set "
                 "MODEL.LOAD_PROPOSALS False or TEST.AUG.ENABLED False"
             )
+        if cfg.TEST.AUG.MERGE != "union":
+            raise ValueError(
+                f"TEST.AUG.MERGE={cfg.TEST.AUG.MERGE!r}: only networks on precomputed proposals "
+                "average them; set it to 'union'"
+            )
 
     @classmethod
     def with_tta(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -252,3 +252,15 @@ def test_iou_crops_keep_the_centre_of_a_box():
             assert 0 < (x0 + x1) / 2 < crop.w and 0 < (y0 + y1) / 2 < crop.h
             assert 0 <= crop.x0 and crop.x0 + crop.w <= 60 and crop.y0 + crop.h <= 50
     assert seen == {T.CropTransform, T.NoOpTransform}
+
+
+def test_lighting_of_bgr_is_that_of_rgb_reversed():
+    image = np.zeros((2, 3, 3), dtype=np.float32)
+    shifts = []
+    for channels in ("RGB", "BGR"):
+        np.random.seed(0)
+        shifts.append(T.RandomLighting(25.5, channels).get_transform(image).apply_image(image))
+    np.testing.assert_allclose(shifts[0][..., ::-1], shifts[1])
+    assert np.abs(shifts[0]).max() > 0.1
+    with pytest.raises(ValueError, match="GRAY"):
+        T.RandomLighting(1.0, "GRAY")

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+import detectron2.data.transforms as T
 from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetMapper,
@@ -14,6 +15,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
     load_proposals_into_dataset,
 )
+from detectron2.data.detection_utils import transform_proposals
 from detectron2.data.proposals import read_proposals
 from detectron2.structures import BoxMode
 
@@ -132,3 +134,20 @@ def test_each_dataset_needs_its_file(dataset, proposal_file):
     cfg.MODEL.LOAD_PROPOSALS = False
     assert DatasetMapper(cfg, is_train=True).proposal_topk is None
     assert "proposals" not in next(iter(build_detection_train_loader(cfg)))[0]
+
+
+def test_a_topk_of_0_keeps_every_row_through_flips_and_sizes():
+    cfg = get_cfg()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    boxes = np.array([[0, 0, 10, 8], [35, 2, 60, 9], [4, 4, 4, 6.0]], dtype=np.float32)
+    for topk, count in ((0, 3), (5, 2)):
+        record = {
+            "proposal_boxes": boxes,
+            "proposal_objectness_logits": np.zeros(3, dtype=np.float32),
+            "proposal_bbox_mode": BoxMode.XYXY_ABS,
+        }
+        flip = T.TransformList([T.HFlipTransform(40), T.ResizeTransform(20, 40, 40, 80)])
+        transform_proposals(record, (40, 80), flip, proposal_topk=topk)
+        assert len(record["proposals"]) == count
+    # Clipped to the image, the second box ends at its border, which is now the left one.
+    assert record["proposals"].proposal_boxes.tensor.tolist() == [[60, 0, 80, 16], [0, 4, 10, 18]]

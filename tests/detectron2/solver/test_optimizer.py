@@ -150,8 +150,34 @@ def test_adamw_takes_the_same_options():
         (0.1, 0.01)
     }
     assert options["norm.weight"]["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY_NORM
-    cfg.SOLVER.OPTIMIZER = "ADAM"
-    with pytest.raises(ValueError, match=r"SOLVER.OPTIMIZER='ADAM'.*\['ADAMW', 'SGD'\]"):
+    cfg.SOLVER.OPTIMIZER = "LAMB"
+    with pytest.raises(ValueError, match=r"SOLVER.OPTIMIZER='LAMB'.*\['ADAM', 'ADAMW', 'SGD'\]"):
+        build_optimizer(cfg, model)
+
+
+def test_adam_adds_the_decay_to_the_gradient():
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "ADAM", 0.1, 0.5
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 2.0)
+    optimizer = build_optimizer(cfg, model)
+    model.weight.grad = torch.tensor([[-1.0]])  # with the decay, 0.5 * 2 - 1, no gradient is left
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), torch.tensor([[2.0]]))
+
+
+def test_rates_are_multiplied_by_the_factors_of_a_name():
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.BIAS_LR_FACTOR = 0.1, 2.0
+    cfg.SOLVER.LR_FACTORS = [["conv", 10.0], ["weight", 0.5]]
+    model = Net()
+    options = options_by_name(model, build_optimizer(cfg, model).param_groups)
+    for name, own in options.items():
+        factor = {"bias": 2.0, "weight": 0.5}.get(name.rpartition(".")[2], 1.0)
+        factor *= 10.0 if "conv" in name else 1.0
+        assert own["lr"] == pytest.approx(0.1 * factor), name
+    cfg.SOLVER.LR_FACTORS = [["refine", 10.0]]
+    with pytest.raises(ValueError, match="'refine'"):
         build_optimizer(cfg, model)
 
 
