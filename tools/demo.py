@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from adet.pseudo_labels import make_record
 from detectron2.config import CfgNode

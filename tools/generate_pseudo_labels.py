@@ -19,9 +19,8 @@ from typing import Any
 if not __package__:  # run as a script: the folder above holds the `tools` package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
-from adet.modeling.solov2.prompts import PROMPTS
+from adet.modeling.solov2 import PROMPTS
 from adet.pseudo_labels import (
     KEEP_UNMATCHED,
     GenerationReport,
@@ -52,7 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--dataset", required=True, help="a registered name, or name=json:folder")
     parser.add_argument("--output", type=Path, required=True, help="records to write (.jsonl)")
-    parser.add_argument("--prompt", choices=PROMPTS, default="point")
+    parser.add_argument(
+        "--prompt",
+        choices=PROMPTS,
+        default="point",
+        help="; ".join(f"{p.name}: {p.description}" for p in PROMPTS.values()),
+    )
     parser.add_argument(
         "--keep-unmatched",
         choices=KEEP_UNMATCHED,

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.data import DatasetMapper
 from tools.coco_files import CocoFile

@@ -21,7 +21,6 @@ if not __package__:  # run as a script: the folder above holds the `tools` packa
 
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode

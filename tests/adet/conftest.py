@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import adet.modeling  # noqa: F401 (registers SOLOv2)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances

@@ -53,7 +53,7 @@ def add_solov2_config(cfg: CfgNode) -> None:
     node.NMS_KERNEL = "gaussian"
     node.NMS_SIGMA = 2
 
-    # "none", "cls", "cls_image", "point" or "point_with_size": see modeling/solov2/prompts.py.
+    # A name of PROMPTS in modeling/solov2/prompts.py: which labels guide the network.
     node.PROMPT = "none"
     # False: with a point prompt, the masks of different points never suppress each other.
     node.PROMPT_NMS = True

@@ -22,13 +22,13 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..modeling.solov2 import get_prompt
 from .records import make_record
 from .shards import RecordShards, dumps
 
 logger = logging.getLogger(__name__)
 
 HASH_BLOCK = 1 << 20  # bytes
-POINT_PROMPTS = ("point", "cls_image")  # these see no mask, box or area of an instance
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def load_prompted_dataset(
         metadata.image_root,
         name,
         skip_invalid=skip_invalid,
-        points_only=prompt in POINT_PROMPTS,
+        points_only=get_prompt(prompt).points_only,
     )
     for record in records:
         path = Path(record["file_name"])

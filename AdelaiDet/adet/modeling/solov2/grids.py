@@ -4,6 +4,7 @@ Cells of all levels share one flat numbering: level 0's cells row by row, then l
 The frame that the cells divide is the padded network input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,11 @@ class PyramidGrids:
     def strides_of(self, cells: Tensor) -> Tensor:
         """Stride (P,) int64 of the level that each flat cell number (P,) belongs to."""
         return torch.tensor(self.strides, device=cells.device)[self.levels_of(cells)]
+
+
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, S, S) of all levels as rows of cells: (B, sum of S * S, C)."""
+    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
 
 
 def reference_cells(positions: Tensor, frame: int, grid: int) -> Tensor:

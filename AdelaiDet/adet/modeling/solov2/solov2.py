@@ -10,20 +10,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 
-from .grids import MASK_STRIDE, PyramidGrids
+from .grids import MASK_STRIDE, PyramidGrids, flatten_levels
 from .heads import SOLOv2InsHead, SOLOv2MaskHead
 from .inference import Candidates, InferenceSettings, segment
+from .labels import InstanceLabels
 from .losses import category_loss, mask_loss
-from .prompts import (
-    PROMPTS,
-    Batch,
-    ImagePrompts,
-    flatten_levels,
-    point_candidates,
-    read_prompts,
-    sized_candidates,
-    unprompted_candidates,
-)
+from .predictions import Predictions
+from .prompts import get_prompt
 from .targets import ImageTargets, image_targets
 
 
@@ -51,8 +44,6 @@ class SOLOv2(nn.Module):
         dice_weight: float = 3.0,
     ):
         super().__init__()
-        if prompt not in PROMPTS:
-            raise ValueError(f"MODEL.SOLOV2.PROMPT={prompt!r}; expected one of {PROMPTS}")
         if len(instance_in_features) != len(grids):
             raise ValueError(
                 f"MODEL.SOLOV2.INSTANCE_IN_FEATURES {list(instance_in_features)} needs one entry "
@@ -65,7 +56,7 @@ class SOLOv2(nn.Module):
         self.mask_in_features = list(mask_in_features)
         self.grids = grids
         self.settings = settings
-        self.prompt = prompt
+        self.prompt = get_prompt(prompt)
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.focal_weight = focal_weight
@@ -158,12 +149,11 @@ class SOLOv2(nn.Module):
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], images: ImageList) -> list[dict]:
         """Results of a batch; see `forward`."""
-        prompts = None
-        if self.prompt != "none":  # read first: bad input fails before the expensive part
-            prompts = [read_prompts(x, self.prompt, self.device) for x in batched_inputs]
-        batch = self.extract(images)
-        candidates = self.candidates(batch, prompts)
-        return self.postprocess(batched_inputs, batch, candidates, prompts)
+        # Labels are read first: bad input fails before the expensive part.
+        labels = self.prompt.read(batched_inputs, self.device)
+        predictions = self.extract(images)
+        candidates = self.prompt.choose(predictions, labels, self.settings)
+        return self.postprocess(batched_inputs, predictions, candidates, labels)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images, padded to one size."""
@@ -207,10 +197,12 @@ class SOLOv2(nn.Module):
             "loss_cate": loss_cate * self.focal_weight,
         }
 
-    def extract(self, images: ImageList) -> Batch:
+    def extract(self, images: ImageList) -> Predictions:
         """The part of inference that no prompt changes: backbone and mask branch."""
         features = self.backbone(images.tensor)
-        return Batch(
+        return Predictions(
+            head=self.ins_head,
+            grids=self.grids,
             grid_features=self.ins_head.grid_features(
                 [features[f] for f in self.instance_in_features]
             ),
@@ -219,35 +211,29 @@ class SOLOv2(nn.Module):
             frame_hw=tuple(images.tensor.shape[-2:]),
         )
 
-    def candidates(self, batch: Batch, prompts: list[ImagePrompts] | None) -> list[Candidates]:
-        """Kernels to try on each image, chosen by scores or by the prompt."""
-        if self.prompt == "point":
-            return point_candidates(self.ins_head, batch, self.grids, self.settings, prompts)
-        if self.prompt in ("cls", "point_with_size"):
-            use_scores = self.prompt == "cls"
-            return sized_candidates(
-                self.ins_head, batch, self.grids, prompts, use_scores=use_scores
-            )
-        return unprompted_candidates(self.ins_head, batch, self.grids, self.settings, prompts)
-
     def postprocess(
         self,
         batched_inputs: list[dict],
-        batch: Batch,
+        predictions: Predictions,
         candidates: list[Candidates],
-        prompts: list[ImagePrompts] | None,
+        labels: list[InstanceLabels] | None,
     ) -> list[dict]:
         """Results in pixels of the wanted outputs; see `forward`."""
         results = []
         for i, record in enumerate(batched_inputs):
-            size = batch.image_sizes_hw[i]
+            size = predictions.image_sizes_hw[i]
             output_size = (int(record.get("height", size[0])), int(record.get("width", size[1])))
             instances, unmatched = segment(
-                candidates[i], batch.mask_features[i], size, output_size, self.grids, self.settings
+                candidates[i],
+                predictions.mask_features[i],
+                size,
+                output_size,
+                self.grids,
+                self.settings,
             )
             result = {"instances": instances}
             if candidates[i].prompts is not None:
-                points = prompts[i].points_xy[instances.prompt_indices]
+                points = labels[i].points_xy[instances.prompt_indices]
                 scale = points.new_tensor([output_size[1] / size[1], output_size[0] / size[0]])
                 instances.pred_points = (points * scale).float()
                 result["unmatched"] = unmatched
