@@ -22,7 +22,7 @@ DEFAULT_BATCH_SIZE = 16
 class Crop:
     """One instance, ready for the network: 4 float32 channels, 1 MB at 256 x 256.
 
-    inputs: (4, S, S) float32, normalised RGB and prior mask.
+    inputs: (4, S, S) float32, normalized RGB and prior mask.
     point: (x, y) pixel of `inputs`.
     box: where the crop lies in the image.
     """
@@ -97,7 +97,7 @@ class MaskRefiner:
         Args:
             image_rgb: (H, W, 3) uint8.
             masks: (N, H, W) bool, the prior masks; they may be empty.
-            points: (N, 2) float, the labelled points, (x, y) pixels.
+            points: (N, 2) float, the labeled points, (x, y) pixels.
             class_ids: (N,) int in [0, C), places in the training file's categories by id.
 
         Returns:

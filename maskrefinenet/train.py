@@ -1,6 +1,6 @@
 """The training loop of MaskRefineNet: exact resume, validation by AP, metrics on disk.
 
-All randomness after the weights' initialisation is a function of the seed and a sample's position,
+All randomness after the weights' initialization is a function of the seed and a sample's position,
 so a checkpoint needs no generator state: the weights, the optimizer and the iteration are enough.
 """
 
@@ -95,7 +95,7 @@ Validate = Callable[[MaskRefineNet], dict[str, float]]
 
 
 class Trainer:
-    """Trains a network on a data set and keeps `last.pth`, `best.pth`, `metrics.json` in `out`."""
+    """Trains a network on a dataset and keeps `last.pth`, `best.pth`, `metrics.json` in `out`."""
 
     def __init__(
         self,

@@ -53,11 +53,11 @@ def random_scene(rng: np.random.Generator, count: int, num_classes: int) -> tupl
     masks, points = [], []
     for _ in range(count):
         axes = rng.integers(20, 100, 2)
-        centre = rng.integers(100, [IMAGE_HW[1] - 100, IMAGE_HW[0] - 100])
+        center = rng.integers(100, [IMAGE_HW[1] - 100, IMAGE_HW[0] - 100])
         mask = np.zeros(IMAGE_HW, dtype=np.uint8)
-        cv2.ellipse(mask, centre.tolist(), axes.tolist(), 0, 0, 360, 1, thickness=-1)
+        cv2.ellipse(mask, center.tolist(), axes.tolist(), 0, 0, 360, 1, thickness=-1)
         masks.append(mask)
-        points.append(centre.astype(float))
+        points.append(center.astype(float))
     return image, np.stack(masks), np.stack(points), rng.integers(0, num_classes, count)
 
 

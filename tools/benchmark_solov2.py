@@ -91,8 +91,8 @@ def random_ellipses(rng: np.random.Generator, count: int, size_hw: tuple[int, in
     masks = np.zeros((count, *size_hw), dtype=np.uint8)
     for mask in masks:
         radii = rng.uniform(size_xy / 64, size_xy / 5)
-        centre = rng.uniform(radii, size_xy - radii)
-        ellipse = (centre.round().astype(int).tolist(), radii.round().astype(int).tolist())
+        center = rng.uniform(radii, size_xy - radii)
+        ellipse = (center.round().astype(int).tolist(), radii.round().astype(int).tolist())
         cv2.ellipse(mask, *ellipse, 0, 0, 360, 1, thickness=-1)
     return masks
 
@@ -100,7 +100,7 @@ def random_ellipses(rng: np.random.Generator, count: int, size_hw: tuple[int, in
 def make_input(
     rng: np.random.Generator, count: int, num_classes: int, size_hw: tuple[int, int]
 ) -> list[dict]:
-    """A batch of one image of noise and coloured ellipses, labelled with points and boxes."""
+    """A batch of one image of noise and colored ellipses, labeled with points and boxes."""
     masks = random_ellipses(rng, count, size_hw)
     image = rng.integers(0, 256, (3, *size_hw), dtype=np.uint8)
     for mask in masks:
@@ -284,13 +284,13 @@ def network_rows(setup: Setup, repeats: int) -> list[Row]:
 
 
 def mask_nms_rows(scale: Scale, threshold: float, repeats: int) -> list[Row]:
-    """Mask NMS and its twin."""
+    """Mask NMS and its baseline, the double loop."""
     masks = random_ellipses(np.random.default_rng(1), scale.nms_masks, scale.nms_hw)
     masks = torch.from_numpy(masks).flatten(1).float()
     one_class = torch.zeros(len(masks), dtype=torch.int64)
     kept = mask_nms(masks, one_class, threshold=threshold)
     if not torch.equal(kept, mask_nms_loop(masks, one_class, threshold=threshold)):
-        raise AssertionError("mask NMS and its twin, the double loop, keep different masks")
+        raise AssertionError("mask NMS and the double loop keep different masks")
     seconds = median_times(
         repeats,
         {

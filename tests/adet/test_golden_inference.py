@@ -148,7 +148,7 @@ def test_prompts_with_sizes(run_r50, golden, prompt, nms, monkeypatch):
     """With the cell arithmetic of training these prompts equal the reference.
 
     By themselves they place a point on a cell's border in the cell that begins there (as `point`
-    does). The reference's division puts it one cell lower; image 0's instance 2, centred on
+    does). The reference's division puts it one cell lower; image 0's instance 2, centered on
     x = 200 = 15 / 24 of the width, is such a case.
     """
     figures = golden("solov2_r50_eval.npz")

@@ -21,7 +21,7 @@ class PyramidGrids:
         num_grids: S of each level.
         scale_ranges: (low, high) of each level: it holds low <= sqrt(box area) < high, in pixels.
         strides: smallest mask area of each level, in pixels at stride 4 (exclusive).
-        sigma: part of a box, around its mass centre, that is positive.
+        sigma: share of a box, around the mask's center of mass, that is positive.
     """
 
     num_grids: tuple[int, ...]
@@ -68,8 +68,8 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 def reference_cells(positions: Tensor, frame: int, grid: int) -> Tensor:
     """Cells of float32 pixel positions, computed as published training runs did.
 
-    Upstream parity: floor division by 1 / S in float32 puts a position on a cell's exact border
-    one cell too low now and then; released checkpoints learned from such targets.
+    Upstream parity: floor division by 1 / S in float32 puts some positions on the exact
+    border of a cell one cell too low; released checkpoints learned from such targets.
     """
     return ((positions / frame) // (1.0 / grid)).long()
 
@@ -89,8 +89,8 @@ def covered_cells(
 ) -> tuple[Tensor, Tensor]:
     """Positive cells of instances on every level whose range holds their size.
 
-    On its level an instance covers the cells under centre +- sigma / 2 * size, at most one cell
-    beyond the centre's.
+    On its level an instance covers the cells under center +- sigma / 2 * size, at most one cell
+    away from the center's cell.
 
     Args:
         centers_xy: (N, 2) in pixels.  sizes_wh: (N, 2) box width and height in pixels.

@@ -122,7 +122,7 @@ class SOLOv2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
@@ -156,7 +156,7 @@ class SOLOv2(nn.Module):
         return self.postprocess(batched_inputs, predictions, candidates, labels)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised images, padded to one size."""
+        """Normalized images, padded to one size."""
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(x - self.pixel_mean) / self.pixel_std for x in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
@@ -255,15 +255,16 @@ def refuse_unsupported(node: CfgNode) -> None:
     """Raise on values of `MODEL.SOLOV2` that exist upstream and would change nothing here."""
     if node.USE_DCN_IN_INSTANCE:
         raise ValueError(
-            "MODEL.SOLOV2.USE_DCN_IN_INSTANCE=True; deformable convolutions are not built, only "
-            "False is allowed"
+            "MODEL.SOLOV2.USE_DCN_IN_INSTANCE=True; deformable convolutions are not implemented; "
+            "set it to False"
         )
     if not node.LOSS.FOCAL_USE_SIGMOID:
         raise ValueError(
-            "MODEL.SOLOV2.LOSS.FOCAL_USE_SIGMOID=False; only the sigmoid focal loss (True) exists"
+            "MODEL.SOLOV2.LOSS.FOCAL_USE_SIGMOID=False; only sigmoid focal loss is implemented: "
+            "set it to True"
         )
     if node.NUM_MASKS != node.NUM_KERNELS:
         raise ValueError(
-            f"MODEL.SOLOV2.NUM_MASKS={node.NUM_MASKS} and NUM_KERNELS={node.NUM_KERNELS} are "
-            "multiplied with each other and have to be equal"
+            f"MODEL.SOLOV2.NUM_MASKS={node.NUM_MASKS} and NUM_KERNELS={node.NUM_KERNELS} "
+            "must be equal: kernels are multiplied with the mask feature"
         )
