@@ -20,7 +20,6 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model

@@ -1,8 +1,8 @@
-"""Records on disk while they are made: one growing file a process, merged at the end.
+"""Records on disk while they are made: one growing file for each process, merged at the end.
 
-Beside OUTPUT.jsonl stands the folder OUTPUT.jsonl.parts with settings.json (what the run was
-asked for) and one rank<i>of<n>.jsonl a process. Each line is one image, written at once, so a
-killed run loses at most the line it was writing. Another number of processes may go on.
+The folder OUTPUT.jsonl.parts beside OUTPUT.jsonl holds settings.json (what the run depends on) and
+one rank<i>of<n>.jsonl for each process. Each line is one image and is flushed at once, so a killed
+run loses at most the line it was writing. Another number of processes may resume it.
 """
 
 import json
@@ -28,7 +28,7 @@ def write_atomically(path: Path, lines: Iterator[str]) -> None:
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of every line that was written to its end."""
+    """(offset, line) of every complete line."""
     offset = 0
     with open(path, "rb") as file:
         for line in file:
@@ -71,13 +71,13 @@ class RecordShards:
         return sorted(self.folder.glob("rank*.jsonl"))
 
     def finished_ids(self) -> set[Any]:
-        """Ids of the images that have a whole line."""
+        """Ids of the images that have a complete line."""
         return {
             json.loads(line)["image_id"] for part in self.parts() for _, line in whole_lines(part)
         }
 
     def appender(self, rank: int, world_size: int) -> IO[str]:
-        """This process's part, cut after its last whole line, open at its end."""
+        """This process's part, truncated after its last complete line and opened for appending."""
         path = self.folder / f"rank{rank}of{world_size}.jsonl"
         if path.exists():
             end = max((offset + len(line) for offset, line in whole_lines(path)), default=0)
@@ -122,5 +122,5 @@ class RecordShards:
         return counts
 
     def remove(self) -> None:
-        """Delete the parts; the output is whole."""
+        """Delete the parts once the output is complete."""
         shutil.rmtree(self.folder)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.data import DatasetMapper
 from weaklabels.coco import CocoFile

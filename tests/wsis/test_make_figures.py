@@ -6,7 +6,6 @@ import cv2
 import pytest
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from weaklabels.coco import CocoFile

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
