@@ -23,7 +23,8 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from tqdm import tqdm
 
-from weaklabels.coco import CocoFile, read_records, write_json
+from weaklabels.coco import CocoFile
+from weaklabels.files import write_json
 from weaklabels.masks import Runs, segmentation_rle
 from weaklabels.pictures import write_picture
 from weaklabels.quality import (
@@ -35,6 +36,7 @@ from weaklabels.quality import (
     size_class,
     summarise,
 )
+from weaklabels.records import read_records
 from weaklabels.sheet import draw_sheet
 
 LEAST_MAX_LABELS = 100  # an image, as COCO's AP; more where an image has more pseudo labels

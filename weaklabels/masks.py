@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from weaklabels.coco import missing_keys
+from weaklabels.files import missing_keys
 
 MIN_POLYGON_NUMBERS = 6  # three corners
 

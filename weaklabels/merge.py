@@ -19,8 +19,10 @@ from typing import Any
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from weaklabels.coco import CocoFile, CocoWriter, atomic_text, read_records
+from weaklabels.coco import CocoFile, CocoWriter
+from weaklabels.files import atomic_text
 from weaklabels.masks import segmentation_rle
+from weaklabels.records import read_records
 
 
 @dataclass

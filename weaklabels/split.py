@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from weaklabels.coco import CocoFile, CocoWriter, InvalidAnnotation, atomic_text
+from weaklabels.coco import CocoFile, CocoWriter, InvalidAnnotation
+from weaklabels.files import atomic_text
 from weaklabels.masks import Runs, check_segmentation, segmentation_rle
 
 MASK_SECONDS = 79.2  # per instance, as COCO reports for its masks

@@ -20,7 +20,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from weaklabels.coco import missing_keys, read_json, write_json
+from weaklabels.files import missing_keys, read_json, write_json
 from weaklabels.masks import image_size_hw, make_annotation
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")

@@ -27,7 +27,7 @@ from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, read_image_set
-from weaklabels.coco import write_json
+from weaklabels.files import write_json
 from weaklabels.masks import image_size_hw, make_annotation
 
 VOID = 255  # borders and regions that VOC leaves open

@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from weaklabels.coco import CocoFile, write_json
+from weaklabels.coco import CocoFile
+from weaklabels.files import write_json
 from weaklabels.importers.formats import READERS, Findings, LabelledPoint
 
 

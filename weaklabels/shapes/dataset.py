@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from weaklabels.coco import write_json
+from weaklabels.files import write_json
 from weaklabels.shapes.scene import CLASSES, Item, draw_scene
 
 SPLITS = ("train", "val")
