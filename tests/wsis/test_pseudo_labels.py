@@ -15,8 +15,7 @@ from torch.multiprocessing import ProcessRaisedException
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from weaklabels.shapes.dataset import main as make_shapes
-from weaklabels.split import main as split_coco
+from tests.programs import make_shapes, split_coco
 from wsis.cli.generate import main
 from wsis.pseudo_labels import RecordShards, make_record
 
