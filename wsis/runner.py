@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from weaklabels.coco import CocoFile, atomic_text
+from weaklabels.coco import CocoFile
+from weaklabels.files import atomic_text
 from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from wsis.recipes.pointwssis import (
     RLE_LABELS,

@@ -19,8 +19,7 @@ from adet.config import get_cfg
 from adet.modeling.solov2 import PROMPTS
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from weaklabels.shapes.dataset import main as make_shapes
-from weaklabels.split import main as split_coco
+from tests.programs import make_shapes, split_coco
 from wsis.cli.generate import main
 from wsis.pseudo_labels import RecordShards, make_record
 

@@ -32,7 +32,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
 from maskrefinenet import MaskRefiner
-from weaklabels.coco import atomic_text, dumps
+from weaklabels.files import atomic_text, dumps
 from wsis.pseudo_labels import make_record
 from wsis.trained_model import load_trained
 

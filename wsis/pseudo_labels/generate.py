@@ -22,7 +22,7 @@ from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from weaklabels.shards import RecordShards, dumps
+from weaklabels.shards import RecordShards
 
 from .records import make_record
 
@@ -147,7 +147,7 @@ def generate_records(
     failures: list[str] = []
     if missing:
         loader = build_detection_test_loader(missing, mapper=mapper, num_workers=num_workers)
-        with shards.appender(comm.get_rank(), comm.get_world_size()) as file:
+        with shards.writer(comm.get_rank(), comm.get_world_size()) as writer:
             for item in _outputs(model, loader):
                 if "failure" in item:
                     failures.append(item["failure"])
@@ -159,12 +159,11 @@ def generate_records(
                 line = make_record(
                     item["record"], instances, unmatched, category_ids, keep_unmatched
                 )
-                file.write(dumps(line) + "\n")
-                file.flush()
+                writer.append(line)
     failures = [message for rank in comm.all_gather(failures) for message in rank]
     report = GenerationReport(images=len(dataset), failures=failures)
     if comm.is_main_process():
-        report.unmatched = shards.merge([record["image_id"] for record in dataset])
+        report.unmatched = shards.merge([record["image_id"] for record in dataset]).unmatched
         if not failures:
             shards.remove()
     comm.synchronize()
