@@ -10,7 +10,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-COMMANDS = {}  # name: module below wsis.cli, imported when the command is used
+COMMANDS = {  # name: module below wsis.cli, imported when the command is used
+    "run": "run",
+    "pipeline": "pointwssis",
+    "quickstart": "quickstart",
+}
 USER_ERROR = 2  # exit code where the input has to be corrected
 
 
