@@ -16,6 +16,8 @@ STUDENT_CONFIGS = {
     "solov2": "configs/PointWSSIS/R101_student.yaml",
     "mask_rcnn": "configs/COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
 }
+# Pseudo labels are RLE, which configs of polygons refuse.
+STUDENT_OPTIONS = {"solov2": {}, "mask_rcnn": {"INPUT.MASK_FORMAT": "bitmask"}}
 # Weak images without any label are trained on: nothing was found in them.
 UNLABELED_IMAGES = {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": "False"}
 

@@ -27,8 +27,6 @@ BYTES_PER_CHECKPOINT = 550e6  # R-101-FPN SOLOv2 with its momentum buffers, meas
 IMAGES_LOOKED_FOR = 20  # of the strong file, before the teacher starts
 RESULTS = Path("inference", "coco_instances_results.json")
 SUMMARY = Path("inference", "summary.json")
-# Pseudo labels are RLE, which configs of polygons refuse.
-STUDENT_OPTIONS = {"solov2": {}, "mask_rcnn": {"INPUT.MASK_FORMAT": "bitmask"}}
 
 
 def common_options(plan: Plan) -> dict[str, str]:
