@@ -6,37 +6,34 @@ Each returns in a few words what the file holds, and raises ValueError where it 
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.config import CfgNode
-from detectron2.data.datasets.inline import register_inline_datasets
 from maskrefinenet.checkpoint import load_checkpoint
 from weaklabels.coco import CocoFile, read_json, read_records
 from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from wsis.runner import Command
 from wsis.trained_model import load_trained
-from wsis.training import adapt_num_classes
+from wsis.training import CLASSES_NODE
 
 SHOWN_IDS = 5  # of a list of unknown image ids
 
 
-def check_network(path: Path, command: Command) -> str:
-    """A checkpoint with every tensor of the network that an evaluation command builds."""
-    with torch.device("meta"):
-        model = load_trained(network_config(path, command))
+def check_network(path: Path, like: Path, command: Command) -> str:
+    """A checkpoint with every tensor of the network of a command, for a label file's categories."""
+    model = load_trained(network_config(path, like, command))
     return f"{len(model.state_dict())} tensors with the keys and shapes of the network"
 
 
-def network_config(path: Path, command: Command) -> CfgNode:
-    """The config of a command, with the classes of its test data, for a look at `path`."""
+def network_config(path: Path, like: Path, command: Command) -> CfgNode:
+    """The config of a command with the weights at `path`, on the CPU."""
     cfg = get_cfg()
     cfg.merge_from_file(str(command.flags["config-file"]))
     cfg.merge_from_list([word for pair in command.config.items() for word in pair])
-    cfg.DATASETS.TEST = tuple(register_inline_datasets(cfg.DATASETS.TEST))
-    adapt_num_classes(cfg, eval_only=True)
-    cfg.MODEL.DEVICE = "meta"
+    node = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    if node:
+        cfg.MODEL[node].NUM_CLASSES = len(CocoFile(like).category_ids)
+    cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = str(path)
     return cfg
 
@@ -45,8 +42,7 @@ def check_refiner(path: Path, like: Path) -> str:
     """A MaskRefineNet, of ours or of the reference, for the categories of a label file."""
     checkpoint = load_checkpoint(path)
     try:
-        with torch.device("meta"):
-            checkpoint.build()
+        checkpoint.build()
     except RuntimeError as error:  # load_state_dict, where a tensor has another shape
         raise ValueError(f"{path} does not fit MaskRefineNet: {error}") from error
     wanted = sorted(CocoFile(like).header["categories"], key=lambda category: category["id"])

@@ -117,7 +117,7 @@ def training_stage(
     images = plan.source.image_root, plan.source.val_json
     evaluation = evaluate(plan, config, model, output, own)
     checks = {
-        model: Check(partial(given.check_network, command=evaluation), (plan.source.val_json,)),
+        model: like_val(plan, partial(given.check_network, command=evaluation)),
         **dict.fromkeys(results, Check(given.check_json)),
     }
     stage = Stage(
@@ -166,7 +166,7 @@ def teacher_stage(plan: Plan) -> Stage:
         leaves=tuple(dict.fromkeys(checkpoint(plan, i) for i in iterations)),
         folder=folder,
         before=(partial(check_split, plan), partial(check_disk, plan)),
-        checks={plan.teacher: Check(look, (source.val_json,))},
+        checks={plan.teacher: like_val(plan, look)},
     )
 
 

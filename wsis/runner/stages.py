@@ -113,7 +113,7 @@ def find_states(run: Run) -> list[tuple[Stage, State]]:
     for index in range(len(found) - 1, -1, -1):
         stage, state = found[index]
         results = {*stage.makes, *stage.leaves}
-        is_read = any(results & set(later.needs) for later, _ in found[index + 1 :])
+        is_read = any(results & set(later.needs) for later in run.stages[index + 1 :])
         if state is State.OPEN and is_read and not results & pending:
             found[index] = stage, State.UNNEEDED
         elif state is State.OPEN:
