@@ -1,63 +1,20 @@
-"""Read and write the files that the tools exchange: COCO json and prediction records (.jsonl).
+"""COCO annotation files: read and written annotation by annotation.
 
-Annotations and records are streamed, so that memory does not grow with their number. Reading
-raises errors that name the file and the entry; writing goes to a temporary name that is renamed
-at the end, so that a killed run never leaves half a file under the final name.
+Memory holds the images and one annotation. Errors name the file and the entry.
 """
 
-import json
-import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from weaklabels.files import dumps, missing_keys
+from weaklabels.json_stream import walk_object
+from weaklabels.masks import check_image_size, segmentation_rle
+
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 CATEGORY_KEYS = ("id", "name")
-RECORD_KEYS = ("image_id", "file_name", "height", "width", "instances")
-INSTANCE_KEYS = ("category_id", "score", "segmentation")
-CHUNK = 1 << 20  # characters read at a time
-DELIMITERS = tuple(",:]} \t\r\n")  # what ends a json value
-ELEMENT = "annotations[]"  # how `_walk` names one entry of the annotation list
-
-
-def dumps(value: Any) -> str:
-    """Compact json text of `value`: equal values give equal bytes."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-@contextmanager
-def atomic_text(path: str | Path) -> Iterator[IO[str]]:
-    """Open `path` for writing; the file appears under its name only when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as handle:
-            yield handle
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as one compact json line, atomically."""
-    with atomic_text(path) as handle:
-        handle.write(dumps(value) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a json file; ValueError with its name where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a json file ({error})") from error
-
-
-def missing_keys(entry: Any, keys: tuple[str, ...]) -> list[str]:
-    """Which of `keys` the entry lacks: all of them where it is no json object."""
-    return [key for key in keys if not isinstance(entry, dict) or key not in entry]
+ANNOTATIONS = "annotations"  # the section that is streamed
 
 
 class InvalidAnnotation(ValueError):
@@ -100,10 +57,16 @@ class CocoFile:
         self.skipped: list[str] = []
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a COCO instance file (json)")
-        sections = {key: value for key, value in _walk(self.path) if key != ELEMENT}
+        sections = {
+            name: value
+            for name, value, is_entry in walk_object(self.path, ANNOTATIONS)
+            if not is_entry
+        }
         for name in ("images", "annotations", "categories"):
             if not isinstance(sections.get(name), list):
-                raise ValueError(f"{path}: no list {name!r}; a COCO instance file has one")
+                raise ValueError(
+                    f"{path}: no list {name!r}; a COCO instance file has one, [] where it is empty"
+                )
         del sections["annotations"]
         self.header = sections
         self.images = self._by_id("image", sections["images"])
@@ -113,15 +76,17 @@ class CocoFile:
             for entry in sections[section]:
                 missing = missing_keys(entry, keys)
                 if missing:
-                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}")
+                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}; add it")
+        for image in self.images.values():
+            self._check_image(image)
 
     def annotations(self) -> Iterator[dict[str, Any]]:
         """Valid annotations in the file's order; each call reads the file again."""
         self.skipped = []
         seen: set[int] = set()
         categories = set(self.category_ids)
-        for key, annotation in _walk(self.path):
-            if key == ELEMENT:
+        for _, annotation, is_entry in walk_object(self.path, ANNOTATIONS):
+            if is_entry:
                 problem = self._problem(annotation, seen, categories)
                 if problem is None:
                     seen.add(annotation["id"])
@@ -134,6 +99,15 @@ class CocoFile:
         if not self.skip_invalid:
             raise InvalidAnnotation(f"{self.path}: {problem}")
         self.skipped.append(problem)
+
+    def _check_image(self, image: dict[str, Any]) -> None:
+        where = f"{self.path}: image id {image['id']}"
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            raise ValueError(f"{where}: file_name {image['file_name']!r} is not a name")
+        try:
+            check_image_size(image["height"], image["width"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct the file") from error
 
     def _problem(self, entry: Any, seen: set[int], categories: set[int]) -> str | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
@@ -159,123 +133,62 @@ class CocoFile:
         return found
 
 
-def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream prediction records as ("file:line", record), each checked for its form.
+@dataclass(frozen=True)
+class ImageInfo:
+    """One image of an annotation file; `file_name` is relative to the image root."""
 
-    Raises:
-        ValueError: a line is no whole record; the message names file, line and what is missing.
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A whole COCO annotation file in memory, by image.
+
+    categories: `id` and `name`, ids ascending; a class index is a place in this tuple.
+    images: by image id, in the file's order.
+    instances: by image id, the raw annotations in the file's order; every image has a list.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected prediction records (.jsonl)")
-    with open(path, encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            where = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                hint = "" if line.endswith("\n") else "; was the run that writes it cut off?"
-                raise ValueError(f"{where}: not a json record ({error}){hint}") from error
-            missing = missing_keys(record, RECORD_KEYS)
-            if missing:
-                raise ValueError(f"{where}: the record lacks {missing}")
-            for index, instance in enumerate(record["instances"]):
-                _check_instance(f"{where}: instance {index}", instance)
-            yield where, record
+
+    path: Path
+    categories: tuple[dict[str, Any], ...]
+    images: dict[int, ImageInfo]
+    instances: dict[int, list[dict[str, Any]]]
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Dataset ids in class order."""
+        return tuple(category["id"] for category in self.categories)
+
+    def mask_rle(self, annotation: dict[str, Any], use: str) -> dict[str, Any]:
+        """Compressed RLE (`counts` bytes) of an annotation's mask.
+
+        Raises:
+            ValueError: naming file and annotation, where it has no mask, which `use` needs, or
+                none that can be read.
+        """
+        where = f"{self.path}: annotation id {annotation.get('id')}"
+        if not annotation.get("segmentation"):
+            raise ValueError(f"{where} has no mask; {use} needs masks, give a file that has them")
+        image = self.images[annotation["image_id"]]
+        try:
+            return segmentation_rle(annotation["segmentation"], image.height, image.width)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct or remove it") from error
 
 
-def _check_instance(where: str, instance: Any) -> None:
-    missing = missing_keys(instance, INSTANCE_KEYS)
-    if missing:
-        raise ValueError(f"{where} lacks {missing}")
-    score = instance["score"]
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        raise ValueError(f"{where}: score {score!r} is not a finite number")
-
-
-def _walk(path: Path) -> Iterator[tuple[str, Any]]:
-    """(name, value) for each section of a json object; annotations come one by one.
-
-    The list of annotations itself is yielded as ("annotations", []), each of its entries as
-    (ELEMENT, entry), whatever the order of the sections.
-    """
-    try:
-        with open(path, encoding="utf-8") as handle:
-            stream = _JsonStream(handle)
-            stream.expect("{")
-            closing = stream.peek() == "}"
-            while not closing:
-                key = stream.name()
-                if key == "annotations" and stream.peek() == "[":
-                    yield key, []
-                    for entry in stream.elements():
-                        yield ELEMENT, entry
-                else:
-                    yield key, stream.value()
-                closing = stream.expect(",}") == "}"
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a json object ({error})") from error
-
-
-class _JsonStream:
-    """Decode one json value after the other from a text file, without holding the whole file."""
-
-    def __init__(self, handle: IO[str]):
-        self._handle = handle
-        self._decoder = json.JSONDecoder()
-        self._text, self._at, self._ended = "", 0, False
-
-    def peek(self) -> str:
-        """The next character that is not white space; '' at the end of the file."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at].isspace():
-                self._at += 1
-            if self._at < len(self._text) or self._ended:
-                return self._text[self._at : self._at + 1]
-            self._read_more()
-
-    def expect(self, allowed: str) -> str:
-        """Consume one character, which must be among `allowed`."""
-        found = self.peek()
-        if not found or found not in allowed:
-            raise json.JSONDecodeError(f"expected one of {allowed!r}", self._text, self._at)
-        self._at += 1
-        return found
-
-    def name(self) -> str:
-        """Consume the name of a member of an object, and the colon after it."""
-        found = self.value() if self.peek() == '"' else self.expect('"')
-        self.expect(":")
-        return found
-
-    def value(self) -> Any:
-        """Consume one value of any kind."""
-        self.peek()
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError:
-                if self._ended:
-                    raise
-            else:
-                # "12", "12." and "12e" all give 12: a number may go on in the next chunk.
-                if self._text[end : end + 1] in DELIMITERS or self._ended:
-                    self._at = end
-                    return value
-            self._read_more()
-
-    def elements(self) -> Iterator[Any]:
-        """Consume a list, yielding its values one by one."""
-        self.expect("[")
-        if self.peek() == "]":
-            self.expect("]")
-            return
-        while True:
-            yield self.value()
-            if self.expect(",]") == "]":
-                return
-
-    def _read_more(self) -> None:
-        rest = self._text[self._at :]
-        chunk = self._handle.read(max(CHUNK, len(rest)))  # doubles while one value goes on
-        self._text, self._at, self._ended = rest + chunk, 0, not chunk
+def load_annotations(path: str | Path) -> Annotations:
+    """Read a COCO annotation file into memory; errors as those of `CocoFile`."""
+    file = CocoFile(path)
+    images = {
+        image_id: ImageInfo(image_id, image["file_name"], image["height"], image["width"])
+        for image_id, image in file.images.items()
+    }
+    instances: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    for annotation in file.annotations():
+        instances[annotation["image_id"]].append(annotation)
+    categories = sorted(file.header["categories"], key=lambda category: category["id"])
+    slim = tuple({"id": c["id"], "name": c["name"]} for c in categories)
+    return Annotations(file.path, slim, images, instances)

@@ -1,30 +1,188 @@
-"""Records on disk while they are made: one growing file a process, merged at the end.
+"""Records on disk while they are made: one growing file per process, merged at the end.
 
-Beside OUTPUT.jsonl stands the folder OUTPUT.jsonl.parts with settings.json (what the run was
-asked for) and one rank<i>of<n>.jsonl a process. Each line is one image, written at once, so a
-killed run loses at most the line it was writing. Another number of processes may go on.
+Beside OUTPUT.jsonl stands the folder OUTPUT.jsonl.parts with settings.json (what the run was asked
+for) and one rank<i>of<n>.jsonl per process. Each line is one image and is flushed at once, so a
+killed run loses at most the line that it was writing. Any number of processes may continue the
+work of any other number. Generation and refinement both write through this class.
 """
 
+import contextlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from weaklabels.files import atomic_text, dumps, read_json, write_json
+
+UNMATCHED = "unmatched"  # key of a part's record: points without a mask; not in the output
 
 
-def dumps(value: Any) -> str:
-    """Compact JSON: equal values give equal bytes."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+@dataclass
+class MergeReport:
+    """What the merged file holds.
+
+    unmatched: how many points got no mask, by (category id, reason).
+    """
+
+    images: int = 0
+    instances: int = 0
+    unmatched: Counter = field(default_factory=Counter)
 
 
-def write_atomically(path: Path, lines: Iterator[str]) -> None:
-    """Write text under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
+class ShardWriter:
+    """The part file of one process, open for appending; use it in a `with` block."""
+
+    def __init__(self, path: Path):
+        """Open the part; a line that a killed run left unfinished is cut off."""
+        self.path = path
+        if path.exists():
+            end = max((offset + len(line) for offset, line in whole_lines(path)), default=0)
+            os.truncate(path, end)
+        self._handle = open(path, "ab")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record as a whole line, at once."""
+        self._handle.write((dumps(record) + "\n").encode("utf-8"))
+        self._handle.flush()
+
+    def close(self) -> None:
+        """Put the part on the disk for good."""
+        if not self._handle.closed:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class RecordShards:
+    """The parts of one output file of prediction records.
+
+    The main process calls `open`; then every process asks `finished_ids` before anyone writes,
+    and appends its share through `writer`; at last the main process calls `merge` and, unless
+    images are missing, `remove`.
+
+    Args:
+        output: the file to make.
+        settings: all that the records depend on, as JSON values; it must stay the same until the
+            output is complete.
+        lists_unmatched: records carry a list `unmatched` ({"category_id", "point", "reason"}),
+            which goes to OUTPUT.unmatched.json and not to the output.
+    """
+
+    def __init__(
+        self, output: str | Path, settings: dict[str, Any], *, lists_unmatched: bool = True
+    ):
+        self.output = Path(output)
+        self.settings = settings
+        self.lists_unmatched = lists_unmatched
+        self.folder = self.output.with_name(self.output.name + ".parts")
+        self.unmatched_output = self.output.with_suffix(".unmatched.json")
+
+    def is_complete(self) -> bool:
+        """Whether the output is there and nothing of it is missing."""
+        return self.output.is_file() and not self.folder.exists()
+
+    def open(self) -> None:
+        """Make the folder, or check that it was made with the same settings.
+
+        Raises:
+            ValueError: the parts in the folder were made with other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "settings.json"
+        if not path.exists():
+            write_json(path, self.settings, indent=1)
+            return
+        before = read_json(path)
+        if not isinstance(before, dict):
+            raise ValueError(f"{path}: not the settings of a run; remove {self.folder}")
+        now = json.loads(json.dumps(self.settings))
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            detail = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in changed)
+            raise ValueError(
+                f"{self.folder} holds an unfinished run with other settings ({detail}): finish it "
+                "with those, remove the folder, or give another --output"
+            )
+
+    def parts(self) -> list[Path]:
+        """The part files, whatever number of processes wrote them."""
+        return sorted(self.folder.glob("rank*.jsonl"))
+
+    def finished_ids(self) -> set[int]:
+        """Ids of the images that have a whole line in some part."""
+        return {record["image_id"] for part in self.parts() for _, record in _part_records(part)}
+
+    def writer(self, rank: int, world_size: int) -> ShardWriter:
+        """The part of one process."""
+        return ShardWriter(self.folder / f"rank{rank}of{world_size}.jsonl")
+
+    def merge(
+        self,
+        image_ids: Sequence[int],
+        visit: Callable[[dict[str, Any]], object] | None = None,
+    ) -> MergeReport:
+        """Write the output in the order of `image_ids`; images that no part has are left out.
+
+        Args:
+            visit: called with each record that is written, in order; for statistics.
+
+        Raises:
+            ValueError: the folder is gone, or a part holds something else than records.
+        """
+        if not self.folder.is_dir():
+            raise ValueError(
+                f"{self.folder} disappeared during the run: did another run write {self.output}? "
+                "Start one run per output"
+            )
+        report = MergeReport()
+        unmatched: list[dict[str, Any]] = []
+        with atomic_text(self.output) as handle:
+            for record in self._in_order(image_ids):
+                lost = record.pop(UNMATCHED, ()) if self.lists_unmatched else ()
+                unmatched.extend({"image_id": record["image_id"]} | item for item in lost)
+                handle.write(dumps(record) + "\n")
+                report.images += 1
+                report.instances += len(record["instances"])
+                if visit is not None:
+                    visit(record)
+        report.unmatched.update((item["category_id"], item["reason"]) for item in unmatched)
+        if self.lists_unmatched:
+            self._write_unmatched(report.unmatched, unmatched)
+        return report
+
+    def remove(self) -> None:
+        """Delete the parts: the output is complete."""
+        shutil.rmtree(self.folder)
+
+    def _in_order(self, image_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+        places: dict[int, tuple[Path, int]] = {}
+        for part in self.parts():
+            for offset, record in _part_records(part):
+                places.setdefault(record["image_id"], (part, offset))
+        with contextlib.ExitStack() as stack:
+            files = {part: stack.enter_context(open(part, "rb")) for part in self.parts()}
+            for image_id in image_ids:
+                if image_id in places:
+                    part, offset = places[image_id]
+                    files[part].seek(offset)
+                    yield json.loads(files[part].readline())
+
+    def _write_unmatched(self, counts: Counter, points: list[dict[str, Any]]) -> None:
+        summary = [
+            {"category_id": category, "reason": reason, "count": count}
+            for (category, reason), count in sorted(counts.items())
+        ]
+        write_json(self.unmatched_output, {"counts": summary, "points": points}, indent=1)
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -37,90 +195,15 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             offset += len(line)
 
 
-class RecordShards:
-    """The parts of one output. `settings` must stay the same until it is finished."""
-
-    def __init__(self, output: Path, settings: dict[str, Any]):
-        self.output = output
-        self.unmatched_output = output.with_suffix(".unmatched.json")
-        self.folder = output.with_name(output.name + ".parts")
-        self.settings = settings
-
-    def open(self) -> None:
-        """Make the folder, or check that it was made with the same settings.
-
-        Raises:
-            ValueError: the parts there were made with other settings.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "settings.json"
-        if not path.exists():
-            write_atomically(path, iter([json.dumps(self.settings, indent=1) + "\n"]))
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(self.settings))
-        changed = [key for key in {*before, *now} if before.get(key) != now.get(key)]
-        if changed:
-            detail = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in changed)
-            raise ValueError(
-                f"{self.folder} holds an unfinished run with other settings ({detail}): finish it "
-                "with those, remove the folder, or give another --output"
-            )
-
-    def parts(self) -> list[Path]:
-        return sorted(self.folder.glob("rank*.jsonl"))
-
-    def finished_ids(self) -> set[Any]:
-        """Ids of the images that have a whole line."""
-        return {
-            json.loads(line)["image_id"] for part in self.parts() for _, line in whole_lines(part)
-        }
-
-    def appender(self, rank: int, world_size: int) -> IO[str]:
-        """This process's part, cut after its last whole line, open at its end."""
-        path = self.folder / f"rank{rank}of{world_size}.jsonl"
-        if path.exists():
-            end = max((offset + len(line) for offset, line in whole_lines(path)), default=0)
-            os.truncate(path, end)
-        return open(path, "a", encoding="utf-8", newline="\n")
-
-    def merge(self, image_ids: list[Any]) -> Counter:
-        """Write the output in the order of `image_ids`, and the list of unmatched points.
-
-        Returns:
-            how many points got no mask, by (category id, reason).
-        """
-        places = {}
-        for part in self.parts():
-            for offset, line in whole_lines(part):
-                places.setdefault(json.loads(line)["image_id"], (part, offset))
-        files = {part: open(part, "rb") for part in self.parts()}
-        unmatched: list[dict[str, Any]] = []
-
-        def lines() -> Iterator[str]:
-            for image_id in image_ids:
-                if image_id not in places:
-                    continue
-                part, offset = places[image_id]
-                files[part].seek(offset)
-                record = json.loads(files[part].readline())
-                unmatched.extend({"image_id": image_id} | item for item in record.pop("unmatched"))
-                yield dumps(record) + "\n"
-
+def _part_records(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(offset, record) of every whole line of a part."""
+    for offset, line in whole_lines(part):
         try:
-            write_atomically(self.output, lines())
-        finally:
-            for file in files.values():
-                file.close()
-        counts = Counter((item["category_id"], item["reason"]) for item in unmatched)
-        summary = [
-            {"category_id": category, "reason": reason, "count": count}
-            for (category, reason), count in sorted(counts.items())
-        ]
-        content = {"counts": summary, "points": unmatched}
-        write_atomically(self.unmatched_output, iter([json.dumps(content, indent=1) + "\n"]))
-        return counts
-
-    def remove(self) -> None:
-        """Delete the parts; the output is whole."""
-        shutil.rmtree(self.folder)
+            record = json.loads(line)
+            record["image_id"], record["instances"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{part}: at byte {offset} is no record ({error!r}): the part is damaged; delete "
+                "it, and its images are made again"
+            ) from error
+        yield offset, record

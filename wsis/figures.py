@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.data import DatasetMapper
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import load_images
+from weaklabels.masks import center_of_mass
+from weaklabels.matching import Label, match_labels
 from weaklabels.pictures import write_picture
-from weaklabels.quality import ImageLabels, Label, match_points
 from weaklabels.sheet import (
     SheetRow,
     draw_rows,
@@ -39,6 +39,7 @@ from weaklabels.sheet import (
     read_picture,
     true_points,
 )
+from weaklabels.statistics import ImageLabels
 from wsis.quickstart_report import BY_SEED, FULL_ROW
 from wsis.trained_model import load_trained
 
@@ -82,9 +83,10 @@ def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]
     labels = []
     for mask, index in zip(found.pred_masks.numpy(), found.pred_classes.tolist(), strict=True):
         rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-        centre = tuple(np.argwhere(mask).mean(axis=0)[::-1].tolist())
-        labels.append(Label(ids[index], rle, centre))
-    return replace(entry, pseudo=labels, matches=match_points(entry.truth, labels))
+        center = center_of_mass(mask)
+        labels.append(Label(ids[index], rle, center))
+    matches = dict(match_labels(entry.truth, labels, "likeliest"))
+    return replace(entry, pseudo=labels, matches=matches)
 
 
 def overview(run: Path, image_id: int | None = None) -> np.ndarray:

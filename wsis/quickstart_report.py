@@ -13,7 +13,8 @@ from tabulate import tabulate
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import ColorMode, Visualizer
-from weaklabels.coco import CocoFile, atomic_text
+from weaklabels.coco import CocoFile
+from weaklabels.files import atomic_text
 from weaklabels.masks import segmentation_rle
 from weaklabels.pictures import write_picture
 from wsis.sources import DataSource

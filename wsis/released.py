@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from maskrefinenet.checkpoint import read_torch_file

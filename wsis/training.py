@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode

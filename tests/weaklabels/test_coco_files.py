@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaklabels import coco as coco_files
-from weaklabels.coco import CocoFile, CocoWriter, atomic_text, read_records
+from weaklabels import json_stream
+from weaklabels.coco import CocoFile, CocoWriter
+from weaklabels.files import atomic_text
+from weaklabels.records import read_records
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
@@ -30,10 +32,11 @@ def test_chunked_reading_equals_the_json_module(tmp_path_factory, sections, entr
     path = tmp_path_factory.getbasetemp() / "chunked.json"
     path.write_text(json.dumps(wanted, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_files, "CHUNK", chunk)
-        pairs = list(coco_files._walk(path))
-    assert [v for k, v in pairs if k == coco_files.ELEMENT] == entries
-    assert {k: v for k, v in pairs if k != coco_files.ELEMENT} == wanted | {"annotations": []}
+        patch.setattr(json_stream, "CHUNK", chunk)
+        found = list(json_stream.walk_object(path, "annotations"))
+    assert [value for _, value, is_entry in found if is_entry] == entries
+    others = {name: value for name, value, is_entry in found if not is_entry}
+    assert others == wanted | {"annotations": []}
 
 
 def test_annotations_and_sections_are_those_of_the_file(coco, coco_path):

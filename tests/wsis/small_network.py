@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from weaklabels.shapes.dataset import main as make_shapes
+from tests.programs import make_shapes
 from wsis.released import ROOT
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from defusedxml import ElementTree
 
-from weaklabels.coco import missing_keys, read_json
+from weaklabels.files import missing_keys, read_json
 
 CSV_COLUMNS = ("image", "x", "y", "category")
 PERCENT = 100.0

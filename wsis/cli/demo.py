@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
@@ -33,7 +32,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
 from maskrefinenet import MaskRefiner
-from weaklabels.coco import atomic_text, dumps
+from weaklabels.files import atomic_text, dumps
 from wsis.pseudo_labels import make_record
 from wsis.trained_model import load_trained
 

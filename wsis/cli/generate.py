@@ -16,9 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
-from adet.modeling.solov2.prompts import PROMPTS
+from adet.modeling.solov2 import PROMPTS
 from detectron2.checkpoint.detection_checkpoint import HEURISTICS_QUERY
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -49,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--dataset", required=True, help="a registered name, or name=json:folder")
     parser.add_argument("--output", type=Path, required=True, help="records to write (.jsonl)")
-    parser.add_argument("--prompt", choices=PROMPTS, default="point")
+    parser.add_argument(
+        "--prompt",
+        choices=PROMPTS,
+        default="point",
+        help="; ".join(f"{p.name}: {p.description}" for p in PROMPTS.values()),
+    )
     parser.add_argument(
         "--keep-unmatched",
         choices=KEEP_UNMATCHED,

@@ -10,7 +10,18 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-COMMANDS = {}  # name: module below wsis.cli, imported when the command is used
+COMMANDS = {  # name: module below wsis.cli, imported when the command is used
+    "split": "split",
+    "merge": "merge",
+    "evaluate-labels": "evaluate_labels",
+    "import-points": "import_points",
+    "convert-bdd100k": "convert_bdd100k",
+    "voc-to-coco": "voc_to_coco",
+    "make-shapes": "make_shapes",
+    "run": "run",
+    "pipeline": "pointwssis",
+    "quickstart": "quickstart",
+}
 USER_ERROR = 2  # exit code where the input has to be corrected
 
 

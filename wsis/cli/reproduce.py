@@ -34,8 +34,9 @@ from detectron2.data.datasets.inline import register_inline_datasets
 from detectron2.engine import launch
 from detectron2.evaluation.coco_evaluation import RESULTS_FILE
 from detectron2.utils import comm
-from weaklabels.coco import CocoFile, atomic_text, write_json
+from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images
+from weaklabels.files import atomic_text, write_json
 from wsis import training as train_net
 from wsis.released import CONFIGS, ROOT, read_releases, released_path, verify
 from wsis.trained_model import load_trained

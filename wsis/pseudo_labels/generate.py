@@ -1,7 +1,7 @@
-"""Run a prompted network over a data set and write prediction records, image by image.
+"""Run a prompted network over a dataset and write prediction records, image by image.
 
-One image a forward pass, so that results depend on no neighbour in a batch and a run that was
-killed and continued ends with the same bytes. Every process of a job takes its share.
+Each forward pass takes one image, so that no result depends on the other images of a batch and a
+run that was killed and resumed ends with the same bytes. The processes of a job share the images.
 """
 
 import hashlib
@@ -16,26 +16,26 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from adet.modeling.solov2 import get_prompt
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from weaklabels.shards import RecordShards, dumps
+from weaklabels.shards import RecordShards
 
 from .records import make_record
 
 logger = logging.getLogger(__name__)
 
 HASH_BLOCK = 1 << 20  # bytes
-POINT_PROMPTS = ("point", "cls_image")  # these see no mask, box or area of an instance
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What decides the bytes of the output; kept beside its parts to refuse a mixed run.
+    """All that the bytes of the output depend on; stored beside the parts to refuse a mixed run.
 
-    Files are told by name and content: a teacher trained anew has the name of the one before.
+    Files are identified by name and content, since a retrained teacher keeps its file name.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ class GenerationSettings:
 
 
 def file_sha256(path: str) -> str:
-    """Hex digest of the content of a file or of what a URL leads to."""
+    """Hex digest of the content of a file or URL."""
     digest = hashlib.sha256()
     with PathManager.open(path, "rb") as file:
         while block := file.read(HASH_BLOCK):
@@ -59,7 +59,7 @@ def file_sha256(path: str) -> str:
 
 @dataclass
 class GenerationReport:
-    """What came of a run: image counts, lost points by (category id, reason), unreadable images."""
+    """Result of a run: image count, lost points by (category id, reason), unreadable images."""
 
     images: int
     unmatched: Counter = field(default_factory=Counter)
@@ -69,14 +69,15 @@ class GenerationReport:
 def load_prompted_dataset(
     name: str, prompt: str, skip_invalid: bool = False
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of a registered COCO-format set, with only the labels that the prompt may see.
+    """Dataset dicts of a registered COCO-format dataset, with the labels that the prompt reads.
 
-    For point prompts an annotation with a `point` loses mask, box and area before anything reads
-    them; one without keeps its mask, whose centre of mass is the point. Crowds are left out.
+    For prompts without sizes an annotation with a `point` loses its mask, box and area before
+    anything reads them; without a `point`, the mask's center of mass is the point. Crowds are
+    left out.
     `record_file_name` is relative to the image root, or absolute for an image outside it.
 
     Raises:
-        ValueError: the data set has no annotation file.
+        ValueError: the dataset has no annotation file.
     """
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "json_file"):
@@ -89,7 +90,7 @@ def load_prompted_dataset(
         metadata.image_root,
         name,
         skip_invalid=skip_invalid,
-        points_only=prompt in POINT_PROMPTS,
+        points_only=get_prompt(prompt).points_only,
     )
     for record in records:
         path = Path(record["file_name"])
@@ -124,10 +125,10 @@ def generate_records(
     keep_unmatched: str,
     num_workers: int,
 ) -> GenerationReport:
-    """Write the records that are missing, in every process of the job, and merge them in the first.
+    """Write the missing records in every process of the job and merge them in the first process.
 
-    An image that cannot be read is reported and left out; its parts stay on disk, so that the same
-    command tries it again.
+    An image that cannot be read is reported and left out. The parts then stay on disk, so that the
+    same command tries the image again.
     """
     problem = None
     if comm.is_main_process():
@@ -136,17 +137,17 @@ def generate_records(
         except ValueError as error:
             problem = str(error)
     problem = comm.all_gather(problem)[0]
-    if problem:  # in every process: else the others report nothing but a lost connection
+    if problem:  # in every process; otherwise the others only report a lost connection
         raise ValueError(problem)
     finished = shards.finished_ids()
-    comm.synchronize()  # nobody writes before everybody has read
+    comm.synchronize()  # no process writes before all have read
     missing = [record for record in dataset if record["image_id"] not in finished]
     if finished:
         logger.info("%d of %d images were finished before", len(finished), len(dataset))
     failures: list[str] = []
     if missing:
         loader = build_detection_test_loader(missing, mapper=mapper, num_workers=num_workers)
-        with shards.appender(comm.get_rank(), comm.get_world_size()) as file:
+        with shards.writer(comm.get_rank(), comm.get_world_size()) as writer:
             for item in _outputs(model, loader):
                 if "failure" in item:
                     failures.append(item["failure"])
@@ -158,12 +159,11 @@ def generate_records(
                 line = make_record(
                     item["record"], instances, unmatched, category_ids, keep_unmatched
                 )
-                file.write(dumps(line) + "\n")
-                file.flush()
+                writer.append(line)
     failures = [message for rank in comm.all_gather(failures) for message in rank]
     report = GenerationReport(images=len(dataset), failures=failures)
     if comm.is_main_process():
-        report.unmatched = shards.merge([record["image_id"] for record in dataset])
+        report.unmatched = shards.merge([record["image_id"] for record in dataset]).unmatched
         if not failures:
             shards.remove()
     comm.synchronize()
