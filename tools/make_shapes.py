@@ -170,8 +170,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--classes-per-image {args.classes_per_image}: must be 1 to {len(CLASSES)}")
     if max(args.train, args.val) >= SPLIT_ID_STEP:
         parser.error(f"--train and --val must be below {SPLIT_ID_STEP}")
-    limits = args.max_forms, args.classes_per_image
-    make_shapes(args.out, args.train, args.val, args.size, args.seed, *limits)
+    scene_limits = args.max_forms, args.classes_per_image
+    make_shapes(args.out, args.train, args.val, args.size, args.seed, *scene_limits)
     return 0
 
 
