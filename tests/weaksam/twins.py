@@ -104,12 +104,10 @@ def normalized(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / (values.max() - values.min() + 1e-8)
 
 
-def multi_scale_sum(model, image: Tensor, sizes: list[tuple[int, int]], name: str) -> Tensor:
-    """Sum over already resized passes of full-size maps (C, H, W), flipped at full size."""
-    height, width = image.shape[-2:]
+def sum_of_passes(maps: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
+    """(C, H, W): small maps (1, C, h, w), stretched, every second one turned back, added up."""
     total = torch.zeros(())
-    for index, picture in enumerate(sizes):
-        low = getattr(model.maps(picture), name)
-        full = F.interpolate(low, size=(height, width), mode="bilinear", align_corners=False)[0]
+    for index, low in enumerate(maps):
+        full = F.interpolate(low, size=size_hw, mode="bilinear", align_corners=False)[0]
         total = total + (full.flip(-1) if index % 2 else full)
     return total

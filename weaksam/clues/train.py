@@ -252,7 +252,7 @@ class _Run:
         images, targets = images.to(self.device), targets.to(self.device)
         with torch.autocast(self.device.type, enabled=self.settings.amp):
             loss = sum(self.model.loss(images, targets).values())
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss became {value} in epoch {self.epoch + 1}; lower the learning rate, now "
