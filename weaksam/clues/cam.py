@@ -114,7 +114,6 @@ class CAMClassifier(Classifier):
         self.backbone = backbone
         channels = backbone.output_shape()[config.feature].channels
         self.classifier = nn.Conv2d(channels, config.num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     @property
