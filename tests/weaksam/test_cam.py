@@ -38,7 +38,7 @@ def test_softmax_loss_by_hand():
     assert float(normalized_softmax_loss(logits, targets)) == pytest.approx(want, rel=1e-5)
     nothing = normalized_softmax_loss(logits.requires_grad_(), torch.zeros(3, 3))
     nothing.backward()
-    assert float(nothing) == 0 and not logits.grad.any()
+    assert nothing.item() == 0 and not logits.grad.any()
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,15 @@ def lite0_config(num_classes: int, loss: str = "softmax") -> CAMConfig:
     return CAMConfig(num_classes, overrides, "block6", loss)
 
 
-def small_resnet_config(num_classes: int, loss: str = "softmax") -> CAMConfig:
-    """A half-width ResNet-18 with group norm that a CPU trains from scratch in minutes."""
+def small_resnet_config(num_classes: int, loss: str = "soft_margin") -> CAMConfig:
+    """A half-width ResNet-18 up to res4 that a CPU trains from scratch in minutes.
+
+    Batch norm learns here in steps of 16 images, group norm hardly does. On scenes of shapes soft
+    margin gave points that hit more often than softmax did (0.90 and 0.85).
+    """
     overrides = (
         *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", 0),
-        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NORM", "GN"),
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NORM", "BN"),
         *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32),
         *("MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.PIXEL_STD", [57.375, 57.12, 58.395]),
     )

@@ -80,15 +80,15 @@ def weaktr_settings(batch_size: int = 64, **changes: Any) -> TrainSettings:
     )
 
 
-def cam_settings(epochs: int = 12, size: int = 160, **changes: Any) -> TrainSettings:
+def cam_settings(epochs: int = 12, size: int = 96, **changes: Any) -> TrainSettings:
     """A schedule for CAM classifiers: from scratch on small scenes, as the quick start has them."""
     values = {
         "epochs": epochs,
-        "batch_size": 32,
-        "learning_rate": 1e-3,
+        "batch_size": 16,
+        "learning_rate": 7e-4,
         "warmup_epochs": 1,
         "step": "iteration",
-        "augmentation": Augmentation("crop", size),
+        "augmentation": Augmentation("crop", size, least_area=0.7),
         "seed": 0,
     }
     return TrainSettings(**values | changes)

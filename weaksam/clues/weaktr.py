@@ -83,7 +83,7 @@ class Attention(nn.Module):
             return self.proj(heads.reshape(batch, tokens, dim))
         heads = []
         for head, (q, k, v) in enumerate(zip(*qkv, strict=True)):
-            attention = (q @ k.transpose(1, 2) * scale).softmax(dim=2)
+            attention = (q * scale @ k.transpose(1, 2)).softmax(dim=2)
             see(head, attention.detach())
             heads.append(attention @ v)
         return self.proj(torch.cat(heads, dim=2))
@@ -247,8 +247,9 @@ class WeakTr(Classifier):
             rows = attention[:, :, c:]
             if layer + 1 in layers:
                 cross[layer + 1, head] = rows[:, kept].clone()
-            weighted = rows * weights[:, head, layer, None, None]
-            total[:] = [total[0].add_(weighted) if total else weighted]
+            if not total:
+                total.append(torch.zeros_like(rows))
+            total[0].addcmul_(rows, weights[:, head, layer, None, None])
 
         tokens, (h, w), _ = self._encode(images, add)
         fused_rows = total[0] / (self.config.num_heads * self.config.depth)  # (B, T, N)
