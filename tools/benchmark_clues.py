@@ -3,14 +3,13 @@
 
     python tools/benchmark_clues.py [--image-hw 1000 1500]
 
-Each of the two runs once in a process of its own; its figure is the peak of resident memory less
-what it was with the network and the image loaded. The twin's 72 maps alone take 9.6 GB at 1000 x
+Each of the two runs once in a process of its own; its figure is the peak of resident memory (Linux)
+less what it was with the network and the image loaded. The twin's 72 maps alone take 9.6 GB at 1000 x
 1500 pixels. On small images what both need beside attention counts more.
 """
 
 import argparse
 import multiprocessing
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +58,15 @@ def maps_with_all_attention(model: WeakTr, images: Tensor) -> tuple[Tensor, Tens
     return fine.unflatten(2, size_hw), torch.stack(cross, 1).unflatten(4, size_hw)
 
 
+def resident_bytes(field: str) -> int:
+    """Memory of this process by Linux: "VmRSS" now, "VmHWM" at most.
+
+    The peak of `resource.getrusage` would begin with that of the process which started this one.
+    """
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if field in x)
+    return int(line.split()[1]) * 1024
+
+
 def peak_bytes(which: str, image_hw: tuple[int, int], threads: int) -> int:
     """Memory that one run takes; to be called in a fresh process, since peaks never go down."""
     torch.set_num_threads(threads)
@@ -66,12 +74,12 @@ def peak_bytes(which: str, image_hw: tuple[int, int], threads: int) -> int:
     model = WeakTrConfig(num_outputs=NUM_CLASSES).build().eval()
     model.scores(torch.rand(1, 3, 64, 64))  # what libraries set up once is not counted
     images = torch.rand(1, 3, *image_hw) * 255
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_bytes("VmRSS")
     if which == "twin":
         maps_with_all_attention(model, images)
     else:
         model.maps(images, layers=LAYERS)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return resident_bytes("VmHWM") - before
 
 
 def measure(image_hw: tuple[int, int] = IMAGE_HW, threads: int = 2) -> list[Row]:
