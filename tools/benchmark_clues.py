@@ -4,12 +4,13 @@
     python tools/benchmark_clues.py [--image-hw 1000 1500]
 
 Each of the two runs once in a process of its own; its figure is the peak of resident memory (Linux)
-less what it was with the network and the image loaded. The twin's 72 maps alone take 9.6 GB at 1000 x
-1500 pixels. On small images what both need beside attention counts more.
+less what it was with the network and the image loaded. The twin's 72 maps alone take 9.6 GB at
+1000 x 1500 pixels. On small images what both need beside attention counts more.
 """
 
 import argparse
 import multiprocessing
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from weaksam.clues.weaktr import WeakTr
 IMAGE_HW = (1000, 1500)
 NUM_CLASSES, LAYERS = 20, (9, 10)
 TO_REACH = 0.2
+MALLOC_KEY = "MALLOC_MMAP_THRESHOLD_"  # bytes from which memory is returned when it is freed
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,17 @@ def measure(image_hw: tuple[int, int] = IMAGE_HW, threads: int = 2) -> list[Row]
     """The rows of the table."""
     context = multiprocessing.get_context("spawn")
     found = {}
-    for which in ("ours", "twin"):
-        with context.Pool(1) as pool:
-            found[which] = pool.apply(peak_bytes, (which, image_hw, threads))
+    kept = os.environ.get(MALLOC_KEY)
+    # glibc otherwise holds freed tensors back by rules that change while it runs.
+    os.environ[MALLOC_KEY] = "1000000"
+    try:
+        for which in ("ours", "twin"):
+            with context.Pool(1) as pool:
+                found[which] = pool.apply(peak_bytes, (which, image_hw, threads))
+    finally:
+        os.environ.pop(MALLOC_KEY)
+        if kept is not None:
+            os.environ[MALLOC_KEY] = kept
     share = found["ours"] / found["twin"]
     texts = {which: f"{value / 1e9:.2f} GB" for which, value in found.items()}
     what = f"memory of WeakTr's maps, {image_hw[0]} x {image_hw[1]}"
