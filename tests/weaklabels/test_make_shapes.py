@@ -115,7 +115,25 @@ def test_forms_fill_the_unit_circle(class_index):
         assert 0.95 < reach < 1.1
 
 
-@pytest.mark.parametrize("flag", ["--train=0", "--val=0", "--size=20", "--seed=-1"])
+def test_forms_and_classes_of_a_scene_can_be_limited(tmp_path):
+    flags = ["--train", "40", "--val", "1", "--size", "64"]
+    assert main([str(tmp_path), *flags, "--max-forms", "4", "--classes-per-image", "2"]) == 0
+    coco = COCO(tmp_path / "annotations" / "instances_train.json")
+    forms = [len([a for a in coco.imgToAnns[i] if not a["iscrowd"]]) for i in coco.imgs]
+    classes = [len({a["category_id"] for a in coco.imgToAnns[i]}) for i in coco.imgs]
+    assert max(forms) == 4
+    assert max(classes) == 2
+    assert {a["category_id"] for a in coco.anns.values()} == set(range(1, len(CLASSES) + 1))
+    assert coco.dataset["info"]["description"].endswith("4 forms, at most 2 classes an image")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--train=0", "--val=0", "--size=20", "--seed=-1"),
+        *("--max-forms=0", "--classes-per-image=0", "--classes-per-image=8"),
+    ],
+)
 def test_senseless_numbers_are_refused(flag, tmp_path, capsys):
     assert main([str(tmp_path), flag]) == 2
     assert flag.split("=")[0] in capsys.readouterr().err

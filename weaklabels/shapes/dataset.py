@@ -6,6 +6,7 @@ asked for.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,34 @@ from tqdm import tqdm
 
 from weaklabels.files import write_json
 from weaklabels.masks import encode_mask, mask_fields, run_lengths
-from weaklabels.shapes.scene import CLASSES, Item, draw_scene
+from weaklabels.shapes.scene import CLASSES, MAX_FORMS, Item, draw_scene
 
 SPLITS = ("train", "val")
 SPLIT_ID_STEP = 10_000_000  # image ids of a split start here, so that no id is in two splits
 JPEG_QUALITY = 95
 MIN_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What the scenes of a dataset are like.
+
+    size: longer side in pixels.  max_forms: most shapes in a scene.
+    classes_per_image: most classes in a scene; None: any number.
+    """
+
+    size: int
+    seed: int
+    max_forms: int
+    classes_per_image: int | None
+
+    def __str__(self) -> str:
+        text = f"size {self.size}, seed {self.seed}"
+        if self.max_forms != MAX_FORMS:
+            text += f", at most {self.max_forms} forms"
+        if self.classes_per_image is not None:
+            text += f", at most {self.classes_per_image} classes an image"
+        return text
 
 
 def make_annotation(item: Item) -> dict[str, Any]:
@@ -54,12 +77,12 @@ def make_annotation(item: Item) -> dict[str, Any]:
     }
 
 
-def make_split(folder: Path, split: str, count: int, size: int, seed: int) -> dict[str, Any]:
+def make_split(folder: Path, split: str, count: int, scenes: Scenes) -> dict[str, Any]:
     """Write the images of one split; returns the content of its annotation file."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, items in tqdm(_scenes(split, count, size, seed), split, count, unit="image"):
+    for image, items in tqdm(_draw(split, count, scenes), split, count, unit="image"):
         image_id = SPLITS.index(split) * SPLIT_ID_STEP + len(images) + 1
         file_name = f"{image_id:012d}.jpg"
         path = folder / split / file_name
@@ -71,7 +94,7 @@ def make_split(folder: Path, split: str, count: int, size: int, seed: int) -> di
             ids = {"id": len(annotations) + 1, "image_id": image_id}
             annotations.append(ids | make_annotation(item))
     return {
-        "info": {"description": f"shapes {split}: {count} scenes, size {size}, seed {seed}"},
+        "info": {"description": f"shapes {split}: {count} scenes, {scenes}"},
         "licenses": [],
         "categories": [
             {"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)
@@ -81,22 +104,30 @@ def make_split(folder: Path, split: str, count: int, size: int, seed: int) -> di
     }
 
 
-def _scenes(
-    split: str, count: int, size: int, seed: int
-) -> Iterator[tuple[np.ndarray, list[Item]]]:
+def _draw(split: str, count: int, scenes: Scenes) -> Iterator[tuple[np.ndarray, list[Item]]]:
     for index in range(count):
-        scene = draw_scene(np.random.default_rng([seed, SPLITS.index(split), index]), size)
+        rng = np.random.default_rng([scenes.seed, SPLITS.index(split), index])
+        scene = draw_scene(rng, scenes.size, scenes.max_forms, scenes.classes_per_image)
         yield scene.image, scene.items
 
 
 def make_shapes(
-    folder: Path, train: int = 400, val: int = 100, size: int = 160, seed: int = 0
+    folder: Path,
+    train: int = 400,
+    val: int = 100,
+    size: int = 160,
+    seed: int = 0,
+    max_forms: int = MAX_FORMS,
+    classes_per_image: int | None = None,
 ) -> dict[Path, int]:
     """Write the whole dataset; an annotation file appears when its images are all there.
 
     Args:
         train, val: numbers of images.
         size: longer side, pixels.
+        max_forms, classes_per_image: see `Scenes`. With 4 and 2 the tags of images alone say
+            enough for a small network to learn the classes; default scenes hold almost three of
+            the seven classes.
 
     Returns:
         each annotation file and its number of annotations.
@@ -104,16 +135,24 @@ def make_shapes(
     Raises:
         ValueError: a number is out of range; nothing is written.
     """
-    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, MIN_SIZE)):
+    limits = {
+        "train": (train, 1),
+        "val": (val, 1),
+        "size": (size, MIN_SIZE),
+        "seed": (seed, 0),
+        "max-forms": (max_forms, 1),
+    }
+    for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"--{name} {value}: must be {least} or more")
-    if seed < 0:
-        raise ValueError(f"--seed {seed}: must be 0 or more")
+    if classes_per_image is not None and not 1 <= classes_per_image <= len(CLASSES):
+        raise ValueError(f"--classes-per-image {classes_per_image}: must be 1 to {len(CLASSES)}")
     if max(train, val) >= SPLIT_ID_STEP:
         raise ValueError(f"--train and --val must be below {SPLIT_ID_STEP}")
+    scenes = Scenes(size, seed, max_forms, classes_per_image)
     written = {}
     for split, count in zip(SPLITS, (train, val), strict=True):
-        content = make_split(folder, split, count, size, seed)
+        content = make_split(folder, split, count, scenes)
         path = folder / "annotations" / f"instances_{split}.json"
         write_json(path, content)
         written[path] = len(content["annotations"])

@@ -55,11 +55,24 @@ class Scene:
     items: list[Item]
 
 
-def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """A random scene whose longer side is `size` pixels and whose shorter one is at least 3/4."""
+def draw_scene(
+    rng: np.random.Generator,
+    size: int,
+    max_forms: int = MAX_FORMS,
+    classes_per_image: int | None = None,
+) -> Scene:
+    """A random scene whose longer side is `size` pixels and whose shorter one is at least 3/4.
+
+    Args:
+        max_forms: a scene has 1 to this many forms; a crowd is counted apart.
+        classes_per_image: draw a scene's forms from this many classes; None: from all of them.
+    """
     short = int(rng.integers(size * 3 // 4, size + 1))
     height, width = (short, size) if rng.random() < 0.6 else (size, short)
-    items = _arrange(rng, height, width, size)
+    classes = np.arange(len(CLASSES))
+    if classes_per_image is not None:  # without it, no number is drawn: old seeds keep their scenes
+        classes = rng.permutation(len(CLASSES))[:classes_per_image]
+    items = _arrange(rng, height, width, size, max_forms, classes)
     image = _background(rng, height, width, size)
     backdrop = image.reshape(-1, 3).mean(axis=0)
     light = _direction(rng)
@@ -138,18 +151,25 @@ def _polygon_area(contours: list[np.ndarray]) -> float:
     return areas[0] - sum(areas[1:])
 
 
-def _arrange(rng: np.random.Generator, height: int, width: int, size: int) -> list[Item]:
+def _arrange(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    size: int,
+    max_forms: int,
+    classes: np.ndarray,
+) -> list[Item]:
     """Items back to front; each keeps enough of itself visible to deserve its label."""
     items: list[Item] = []
     if rng.random() < EMPTY_RATE:
         return items
     if rng.random() < CROWD_RATE:
-        items.append(_crowd(rng, height, width, size))
+        items.append(_crowd(rng, height, width, size, classes))
     low, high = np.log(max(DIAMETER_RANGE[0], MIN_DIAMETER / size)), np.log(DIAMETER_RANGE[1])
-    wanted = int(rng.integers(1, MAX_FORMS + 1))
+    wanted = int(rng.integers(1, max_forms + 1))
     diameters = np.exp(low + (high - low) * rng.random(wanted)) * size
     for diameter in diameters:
-        class_index = int(rng.integers(len(CLASSES)))
+        class_index = int(classes[rng.integers(len(classes))])
         for _ in range(PLACE_ATTEMPTS):
             centre = rng.random(2) * (width, height)
             contours = _place(rng, class_index, diameter, centre)
@@ -174,9 +194,11 @@ def _fits(mask: np.ndarray, full_area: float, items: list[Item]) -> bool:
     return True
 
 
-def _crowd(rng: np.random.Generator, height: int, width: int, size: int) -> Item:
+def _crowd(
+    rng: np.random.Generator, height: int, width: int, size: int, classes: np.ndarray
+) -> Item:
     """Many small forms of one class side by side, labelled as one crowd."""
-    class_index = int(rng.integers(len(CLASSES)))
+    class_index = int(classes[rng.integers(len(classes))])
     diameter = max(MIN_DIAMETER, CROWD_DIAMETER * size)
     middle = (0.3 + 0.4 * rng.random(2)) * (width, height)
     alphas = []

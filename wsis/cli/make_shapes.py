@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from weaklabels.shapes.dataset import make_shapes
+from weaklabels.shapes.scene import MAX_FORMS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, default=100, help="validation images")
     parser.add_argument("--size", type=int, default=160, help="longer side in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-forms", type=int, default=MAX_FORMS, help="most shapes in a scene")
+    parser.add_argument(
+        "--classes-per-image", type=int, help="most classes in a scene (default: any number)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the dataset."""
-    written = make_shapes(args.folder, args.train, args.val, args.size, args.seed)
+    written = make_shapes(
+        args.folder,
+        args.train,
+        args.val,
+        args.size,
+        args.seed,
+        args.max_forms,
+        args.classes_per_image,
+    )
     for (path, annotations), images in zip(written.items(), (args.train, args.val), strict=True):
         print(f"{path}: {images} images, {annotations} annotations")
     return 0

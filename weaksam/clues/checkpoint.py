@@ -1,0 +1,79 @@
+"""Classifiers on disk: weights, how to build the network, and its classes."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detectron2.checkpoint.safe_files import read_torch_file, write_torch_file
+
+from .cam import CAMClassifier, CAMConfig
+from .classifier import Classifier
+from .weaktr import WeakTr, WeakTrConfig
+
+KINDS = {"weaktr": (WeakTrConfig, WeakTr), "cam": (CAMConfig, CAMClassifier)}
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A network with its weights, and the names of its classes in order."""
+
+    model: Classifier
+    classes: tuple[str, ...]
+
+
+def classifier_content(model: Classifier, classes: list[str]) -> dict[str, Any]:
+    """What a classifier's file holds; "model" is where detectron2 looks for weights, too."""
+    kind = next(kind for kind, (_, network) in KINDS.items() if isinstance(model, network))
+    return {
+        "model": model.state_dict(),
+        "kind": kind,
+        "config": _plain(asdict(model.config)),
+        "classes": list(classes),
+    }
+
+
+def save_classifier(path: str | Path, model: Classifier, classes: list[str]) -> None:
+    """Write a classifier's file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_torch_file(classifier_content(model, classes), str(path))
+
+
+def load_classifier(path: str | Path) -> LoadedClassifier:
+    """Read a file of `save_classifier`; a ValueError names it where it is something else."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such classifier; train one first")
+    content = read_torch_file(str(path))
+    keys = ("model", "kind", "config", "classes")
+    if not isinstance(content, dict) or any(key not in content for key in keys):
+        raise ValueError(
+            f"{path}: no classifier of this package, which has {', '.join(keys)}; published WeakTr "
+            "files are read by read_weaktr"
+        )
+    if content["kind"] not in KINDS:
+        raise ValueError(f"{path}: a classifier of kind {content['kind']!r}; known: {list(KINDS)}")
+    config_type = KINDS[content["kind"]][0]
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
+    model = config_type(**fields).build()
+    missing, foreign = model.load_state_dict(content["model"], strict=False)
+    if missing or foreign:
+        raise ValueError(f"{path}: lacks {missing[:3]}, has the unknown {foreign[:3]}")
+    return LoadedClassifier(model, tuple(content["classes"]))
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """A checksum of a network's weights."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that json and torch files give the same back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
