@@ -1,25 +1,18 @@
-"""Train or evaluate a network from a config file.
+"""Train or evaluate the network of a config: the trainer, and one run of it.
 
-    python tools/train_net.py --config-file configs/SOLOv2/R50_3x.yaml --num-gpus 8
-    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
-
-Data sets are registered names or `name=annotations.json:image_folder`. A run that was killed goes
-on with --resume; with SEED >= 0 it ends with the weights of an uninterrupted one.
+Datasets are registered names or `name=annotations.json:image_folder`. A resumed run with SEED >= 0
+ends with the weights of an uninterrupted one.
 """
 
-import argparse
-import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
-from adet.config import get_cfg
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -29,13 +22,7 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.datasets.inline import register_inline_datasets
-from detectron2.engine import (
-    DefaultTrainer,
-    default_argument_parser,
-    default_setup,
-    hooks,
-    launch,
-)
+from detectron2.engine import DefaultTrainer, default_setup, hooks
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -45,6 +32,8 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from weaklabels.files import read_json, write_json
+from wsis.config import load_config
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
@@ -159,11 +148,7 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
         "weights": cfg.MODEL.WEIGHTS,
         "results": results,
     }
-    path = Path(cfg.OUTPUT_DIR, folder, "summary.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(Path(cfg.OUTPUT_DIR, folder, "summary.json"), content, indent=1)
 
 
 def class_names(dataset_name: str) -> list[str] | None:
@@ -176,8 +161,7 @@ def class_names(dataset_name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(dataset_name)
     names = getattr(metadata, "thing_classes", None)
     if names is None and hasattr(metadata, "json_file"):
-        with open(PathManager.get_local_path(metadata.json_file), encoding="utf-8") as file:
-            categories = json.load(file)["categories"]
+        categories = read_json(PathManager.get_local_path(metadata.json_file))["categories"]
         names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
     return None if names is None else list(names)
 
@@ -220,29 +204,35 @@ def _some(names: Sequence[str], limit: int = 10) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run of training or evaluation.
+
+    config_file: a file or the name of a shipped config; "" takes the defaults of all keys.
+    overrides: KEY, VALUE, KEY, VALUE, ... on top of the file.
+    num_gpus: on each machine; 0 sets MODEL.DEVICE to the CPU.
+    """
+
+    config_file: str = ""
+    overrides: tuple[str, ...] = ()
+    eval_only: bool = False
+    resume: bool = False
+    num_gpus: int = 1
+
+
+def setup(settings: TrainingSettings) -> CfgNode:
     """The frozen config of this run; logs, seeds and OUTPUT_DIR are ready afterwards."""
-    cfg = get_cfg()
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    if args.num_gpus == 0:
-        cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}, but no CUDA device was found: add --num-gpus 0 "
-            "(or MODEL.DEVICE cpu) to run on the CPU"
-        )
+    cfg = load_config(settings.config_file, settings.overrides, num_gpus=settings.num_gpus)
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise ValueError(
             f"TEST.AUG.ENABLED=True: only GeneralizedRCNN has test-time augmentation, not "
             f"{cfg.MODEL.META_ARCHITECTURE}; set it to False"
         )
-    for split in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
+    for split in ("TEST",) if settings.eval_only else ("TRAIN", "TEST"):
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
-    notes = adapt_num_classes(cfg, args.eval_only)
+    notes = adapt_num_classes(cfg, settings.eval_only)
     cfg.freeze()
-    default_setup(cfg, args)
+    default_setup(cfg, settings)
     logger = logging.getLogger("detectron2.train_net")
     for note in notes:
         logger.warning(note)
@@ -251,37 +241,24 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Train or evaluate in this process; returns the results of the last evaluation, if any."""
-    cfg = setup(args)
-    if not args.eval_only:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+def train(settings: TrainingSettings) -> dict[str, Any] | None:
+    """Train or evaluate in this process of a job; the results of the last evaluation, if any."""
+    cfg = setup(settings)
+    if settings.eval_only:
+        return evaluate(cfg, resume=settings.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=settings.resume)
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+    """Measure MODEL.WEIGHTS (with `resume`, the last checkpoint of OUTPUT_DIR) on DATASETS.TEST."""
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results |= Trainer.test_with_augmentation(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = default_argument_parser().parse_args(argv)
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-        num_processes=args.num_processes,
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

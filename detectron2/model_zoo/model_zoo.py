@@ -15,7 +15,10 @@ from detectron2.modeling import build_model
 
 __all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file"]
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_ROOT = Path(__file__).resolve().parents[2]
+# A wheel carries the configs as data of the package wsis; a checkout has them at its root.
+_PLACES = (_ROOT / "wsis" / "configs", _ROOT / "configs")
+CONFIG_DIR = next(filter(Path.is_dir, _PLACES), _PLACES[-1])
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
 # Path of the config without its suffix -> number of the run and name of the file.

@@ -1,15 +1,10 @@
-#!/usr/bin/env python
 """Time MaskRefineNet's refinement against a dense, one-by-one twin, in one run.
-
-    python tools/benchmark_maskrefinenet.py
 
 The twin is what the network's definition says, and no more: for each instance an input with all
 class-point channels, through the network with its layers in their plain form, alone.
 """
 
-import argparse
 import copy
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,15 +17,14 @@ import torch
 from torch.nn import functional as F
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.__main__ import make_parser
 from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
-from maskrefinenet.distributed import world
 from maskrefinenet.model import Decoder, SameConv2d
 from maskrefinenet.points import class_point_map
 from maskrefinenet.records import mask_fields, write_line
-from maskrefinenet.refine import refine_file
 from maskrefinenet.refiner import Crop
+from wsis.launcher import Job
+from wsis.refine import RefineSettings, refine
 
 IMAGE_HW = (480, 640)
 INSTANCES_PER_IMAGE = 5
@@ -55,11 +49,11 @@ def random_scene(rng: np.random.Generator, count: int, num_classes: int) -> tupl
     masks, points = [], []
     for _ in range(count):
         axes = rng.integers(20, 100, 2)
-        centre = rng.integers(100, [IMAGE_HW[1] - 100, IMAGE_HW[0] - 100])
+        center = rng.integers(100, [IMAGE_HW[1] - 100, IMAGE_HW[0] - 100])
         mask = np.zeros(IMAGE_HW, dtype=np.uint8)
-        cv2.ellipse(mask, centre.tolist(), axes.tolist(), 0, 0, 360, 1, thickness=-1)
+        cv2.ellipse(mask, center.tolist(), axes.tolist(), 0, 0, 360, 1, thickness=-1)
         masks.append(mask)
-        points.append(centre.astype(float))
+        points.append(center.astype(float))
     return image, np.stack(masks), np.stack(points), rng.integers(0, num_classes, count)
 
 
@@ -164,7 +158,7 @@ def measure(
 
 
 def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: int) -> float:
-    """Run the refine command on image files; its wall time over the network's part of it."""
+    """Refine records of image files; its wall time over the network's part of it."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -176,11 +170,11 @@ def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: in
             for number in range(max(1, instances // INSTANCES_PER_IMAGE)):
                 scene = random_scene(rng, min(instances, INSTANCES_PER_IMAGE), model.num_classes)
                 file.write(write_line(_record(folder, number, *scene)))
-        arguments = ["refine", "--checkpoint", str(checkpoint), "--predictions", str(records)]
-        arguments += ["--image-root", name, "--out", str(folder / "out.jsonl"), "--device", "cpu"]
-        with world("cpu") as here:
-            summary = refine_file(make_parser().parse_args(arguments), here)
-    return summary.wall_seconds / summary.network_seconds
+        settings = RefineSettings(
+            records=records, weights=checkpoint, image_root=folder, output=folder / "out.jsonl"
+        )
+        report = refine(settings, Job(num_gpus=0))
+    return report.wall_seconds / report.network_seconds
 
 
 def _record(
@@ -214,30 +208,3 @@ def print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         cells = (row.what, row.twin, row.ours, f"{row.figure:.2f}", row.target)
         print("|", " | ".join([*cells, "yes" if row.reached else "NO"]), "|")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where a figure misses its target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--encoder", default="resnet101")
-    parser.add_argument("--size", type=int, default=256, help="side of the input, pixels")
-    parser.add_argument("--instances", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3, help="the best of so many counts")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    print(
-        f"MaskRefineNet {args.encoder}, {args.size} x {args.size}, {args.instances} instances, "
-        f"{args.threads} threads, CPU, float32, random weights"
-    )
-    rows = measure(
-        encoder=args.encoder, size=args.size, instances=args.instances, repeats=args.repeats
-    )
-    print_table(rows)
-    return 0 if all(row.reached for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

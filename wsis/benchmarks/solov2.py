@@ -1,11 +1,11 @@
 """Time SOLOv2's prompts and inference as parts of its plain forward, and mask NMS against a loop.
 
-CPU, float32, seeded random weights. The yardstick is the plain forward: backbone, mask branch,
+CPU, float32, seeded random weights. The baseline is the plain forward: backbone, mask branch,
 and both towers and both prediction convolutions of the instance branch on every cell.
 
 - "prompt=point after the network": reading the prompts, then all that `SOLOv2.inference` does once
   backbone, mask branch and towers have run: prediction convolutions at the points' cells (although
-  the yardstick, too, holds them), masks of all points on all levels, choice of the level, NMS,
+  the baseline, too, holds them), masks of all points on all levels, choice of the level, NMS,
   enlargement, boxes. The towers' outputs are computed beforehand and handed in. Not "whole image
   minus plain forward": what `point` saves in the network would be taken off its own cost there.
 - "whole image": `model(inputs)`, from the pixels to the results, as a user calls it.
@@ -23,15 +23,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import adet.modeling  # noqa: F401 (registers SOLOv2)
-from adet.config import get_cfg
 from adet.modeling.solov2 import SOLOv2
 from adet.modeling.solov2.inference import segment
 from adet.modeling.solov2.nms import mask_nms, point_nms
@@ -44,8 +41,9 @@ from adet.modeling.solov2.prompts import (
 )
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
+from wsis.config import load_config
 
-CONFIG_FILE = Path(__file__).resolve().parents[2] / "configs/PointWSSIS/R50_teacher.yaml"
+CONFIG_FILE = "PointWSSIS/R50_teacher.yaml"
 # In a repeat; those that run the network have one.
 TURNS_OF_SHORT_PARTS, TURNS_OF_MASK_NMS = 3, 15
 # To reach, as parts of the plain forward: by number of points, whole image, prompt none.
@@ -99,8 +97,8 @@ def random_ellipses(rng: np.random.Generator, count: int, size_hw: tuple[int, in
     masks = np.zeros((count, *size_hw), dtype=np.uint8)
     for mask in masks:
         radii = rng.uniform(size_xy / 64, size_xy / 5)
-        centre = rng.uniform(radii, size_xy - radii)
-        ellipse = (centre.round().astype(int).tolist(), radii.round().astype(int).tolist())
+        center = rng.uniform(radii, size_xy - radii)
+        ellipse = (center.round().astype(int).tolist(), radii.round().astype(int).tolist())
         cv2.ellipse(mask, *ellipse, 0, 0, 360, 1, thickness=-1)
     return masks
 
@@ -108,7 +106,7 @@ def random_ellipses(rng: np.random.Generator, count: int, size_hw: tuple[int, in
 def make_input(
     rng: np.random.Generator, count: int, num_classes: int, size_hw: tuple[int, int]
 ) -> list[dict]:
-    """A batch of one image of noise and coloured ellipses, labelled with points and boxes."""
+    """A batch of one image of noise and colored ellipses, labelled with points and boxes."""
     masks = random_ellipses(rng, count, size_hw)
     image = rng.integers(0, 256, (3, *size_hw), dtype=np.uint8)
     for mask in masks:
@@ -129,11 +127,9 @@ def make_input(
     ]
 
 
-def make_model(config_file: Path) -> SOLOv2:
+def make_model(config_file: str) -> SOLOv2:
     """The configured network with seeded random weights, on the CPU."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config_file))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    cfg = load_config(config_file, num_gpus=0)
     torch.manual_seed(0)
     return build_model(cfg).eval()
 
@@ -225,7 +221,7 @@ class Setup:
     predictions: FinishedHead
 
 
-def prepare(scale: Scale, config_file: Path) -> Setup:
+def prepare(scale: Scale, config_file: str) -> Setup:
     model = make_model(config_file)
     head = model.ins_head
     rng = np.random.default_rng(0)
@@ -284,7 +280,7 @@ def network_rows(setup: Setup, repeats: int) -> list[Row]:
         f"({len(results)} masks)",
         NONE_SHARE,
     )
-    rows = [Row("plain forward (the yardstick)", seconds["forward"], 1.0)]
+    rows = [Row("plain forward (the baseline)", seconds["forward"], 1.0)]
     for name, (what, allowed) in parts.items():
         ratio = seconds[name] / seconds["forward"]
         target = (f"<= {allowed} x forward", ratio <= allowed) if allowed is not None else ()
@@ -329,7 +325,7 @@ def mask_nms_rows(scale: Scale, threshold: float, repeats: int) -> list[Row]:
 def measure(
     scale: Scale | None = None,
     *,
-    config_file: Path = CONFIG_FILE,
+    config_file: str = CONFIG_FILE,
     repeats: int = 3,
 ) -> list[Row]:
     """The SOLOv2 table; all in one run, with the threads that torch has."""
