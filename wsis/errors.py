@@ -17,19 +17,24 @@ from pathlib import Path
 
 PACKAGES = ("adet", "detectron2", "maskrefinenet", "weaklabels", "weaksam", "wsis")
 USER_ERRORS = (ValueError, KeyError, OSError)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A frame of a printed traceback: its file, and its first source line.
-FRAME = re.compile(r'^ +File "(?P<file>.+)", line \d+, in .*\n +(?P<source>\S.*)\n', re.MULTILINE)
+FRAME = re.compile(
+    r'^ +File "(?P<file>.+)", line \d+, in .*\n(?! +File ") +(?P<source>\S.*)\n', re.MULTILINE
+)
 # Behind the last frame, and the marks below its source: the exception's type and message.
 FINAL_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<message>.*)", re.MULTILINE | re.DOTALL)
-OF_A_FILE = re.compile(r"\[Errno (?P<number>\d+)\] [^:]+(?P<file>: .+)?", re.DOTALL)
+OF_A_FILE = re.compile(r"\[Errno \d+\] [^:]+: .+", re.DOTALL)
+FULL_DISK = re.compile(
+    rf"^OSError: (?P<message>\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\] .*)", re.MULTILINE
+)
 
 
 def user_message(error: BaseException) -> str | None:
     """What to tell the user; None where the error is a bug, whose traceback has to be shown."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return str(error)
     text = "".join(traceback.format_exception(error)).rstrip()
+    full = FULL_DISK.search(text)  # torch reports what follows from it, for example
+    if full:
+        return full["message"]
     frames = list(FRAME.finditer(text))
     if not frames:
         return None
@@ -37,7 +42,7 @@ def user_message(error: BaseException) -> str | None:
     if final is None or not _is_user_type(final["type"]):
         return None
     message = final["message"]
-    if _is_of_a_file(message) or _is_raised_here(frames[-1]):
+    if OF_A_FILE.fullmatch(message) or _is_raised_here(frames[-1]):
         return _unquoted(message) if final["type"] == "KeyError" else message
     return None
 
@@ -49,12 +54,6 @@ def _is_user_type(name: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return isinstance(found, type) and issubclass(found, USER_ERRORS)
-
-
-def _is_of_a_file(message: str) -> bool:
-    """Whether the operating system says so of a file, or of a full disk."""
-    match = OF_A_FILE.fullmatch(message)
-    return match is not None and (match["file"] is not None or int(match["number"]) in DISK_FULL)
 
 
 def _is_raised_here(frame: re.Match) -> bool:

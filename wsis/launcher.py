@@ -5,6 +5,7 @@ and ends in the same way. `detectron2.engine.launch` does the work; this adds th
 first process returns, and the error of the process that failed first.
 """
 
+import logging
 import multiprocessing
 import pickle
 import tempfile
@@ -66,6 +67,8 @@ def launch(
     Raises:
         RankError: where a spawned process fails.
     """
+    # It warns of each process that it ends after another one failed; the error says enough.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="wsis-") as name:
         folder = Path(name)
         try:

@@ -4,6 +4,7 @@ Datasets are registered names or `name=annotations.json:image_folder`. A resumed
 ends with the weights of an uninterrupted one.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from weaklabels.files import read_json, write_json
+from weaklabels.files import atomic_text, read_json
 from wsis.config import load_config
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
@@ -148,7 +149,8 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
         "weights": cfg.MODEL.WEIGHTS,
         "results": results,
     }
-    write_json(Path(cfg.OUTPUT_DIR, folder, "summary.json"), content, indent=1)
+    with atomic_text(Path(cfg.OUTPUT_DIR, folder, "summary.json")) as file:
+        file.write(json.dumps(content, indent=1) + "\n")  # NaN where there is nothing to measure
 
 
 def class_names(dataset_name: str) -> list[str] | None:
