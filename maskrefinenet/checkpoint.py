@@ -14,7 +14,7 @@ from torch import Tensor
 from .model import IMAGE_CHANNELS, MaskRefineNet
 
 DEFAULT_SIZE, DEFAULT_BOX_SCALE = 256, 2.0
-# (has bottlenecks, blocks of layer3) of each encoder, to recognise a bare state dict.
+# (has bottlenecks, blocks of layer3) of each encoder, to recognize a bare state dict.
 ENCODER_SIGNS = {
     (False, 2): "resnet18",
     (False, 6): "resnet34",
@@ -33,7 +33,7 @@ NUMPY_SCALARS = [
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What it takes to build and feed a network: stored in checkpoints.
+    """How to build a network and crop its inputs; stored in checkpoints.
 
     size: side of the square network input, pixels.
     box_scale: ratio of a crop's sides to those of the prior mask's box at inference.
@@ -53,7 +53,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; `categories` (`id` and `name`, in class order) is None if unknown."""
+    """A loaded checkpoint. `categories` (`id` and `name`, in class order) is None if unknown."""
 
     path: Path
     config: NetworkConfig
@@ -77,15 +77,15 @@ def read_torch_file(path: str | Path) -> Any:
     """Content of a file of `torch.save`, tensors on the CPU; no code in it is run.
 
     Raises:
-        ValueError: naming the file, where it is cut off or something else.
+        ValueError: naming the file, if it is truncated or of another kind.
     """
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file raises, the remedy is the same
+    except Exception as error:  # a broken or foreign file may raise anything
         raise ValueError(
-            f"{path}: cannot be read; it must be a whole file of torch.save that holds tensors, "
-            f"numbers, strings and plain containers: fetch or make it again ({error!r})"
+            f"{path}: cannot be read; expected a complete file of torch.save with tensors, "
+            f"numbers, strings and plain containers. Download it or make it again ({error!r})"
         ) from error
 
 
@@ -99,19 +99,21 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
     state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
     if "layer0.0.weight" not in state:
-        raise ValueError(f"{path}: its model_state has no layer0.0.weight: no MaskRefineNet")
-    config = NetworkConfig(**content["config"]) if "config" in content else _recognise(path, state)
+        raise ValueError(
+            f"{path}: its model_state has no layer0.0.weight, so it is not a MaskRefineNet"
+        )
+    config = NetworkConfig(**content["config"]) if "config" in content else _recognize(path, state)
     categories = tuple(content["categories"]) if "categories" in content else None
     return Checkpoint(path, config, state, categories, content)
 
 
-def _recognise(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
+def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
     """The architecture behind a bare state dict."""
     point_channels = state["layer0.0.weight"].shape[1] - IMAGE_CHANNELS - 1
     blocks = {key.split(".")[1] for key in state if key.startswith("layer3.")}
     sign = ("layer1.1.0.conv3.weight" in state, len(blocks))
     if sign not in ENCODER_SIGNS or point_channels < 1:
-        raise ValueError(f"{path}: no known MaskRefineNet ({point_channels=}, {sign=})")
+        raise ValueError(f"{path}: not a known MaskRefineNet ({point_channels=}, {sign=})")
     agnostic = point_channels == 1
     return NetworkConfig(max(point_channels - 1, 1), ENCODER_SIGNS[sign], agnostic)
 
@@ -128,7 +130,7 @@ def network_content(
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """`torch.save` under a temporary name, then rename: a killed run leaves no half a file."""
+    """`torch.save` under a temporary name, then rename: a killed run leaves no partial file."""
     write_atomically(path, lambda file: torch.save(content, file))
 
 
@@ -143,10 +145,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def load_encoder(model: MaskRefineNet, source: str) -> None:
-    """Initialise the encoder from ImageNet weights.
+    """Initialize the encoder from ImageNet weights.
 
-    The stem keeps the pretrained kernels for its image channels; those of points and prior, which
-    ImageNet does not know, stay as they were initialised.
+    The stem gets the pretrained kernels for its image channels. Those of the point map and the
+    prior mask have no pretrained counterpart and keep their random initialization.
 
     Args:
         source: "imagenet" (torchvision's download), "none", or the path of a ResNet state dict
@@ -161,14 +163,16 @@ def load_encoder(model: MaskRefineNet, source: str) -> None:
         except OSError as error:
             raise ValueError(
                 f"ImageNet weights of {model.encoder} cannot be downloaded ({error}); give a "
-                "file with --weights PATH, or --weights none to start without"
+                "file with --weights PATH, or --weights none for a random encoder"
             ) from error
     elif Path(source).is_file():
         state = read_torch_file(source)
         if not isinstance(state, dict):
             raise ValueError(f"--weights {source}: expected a state dict of a {model.encoder}")
     else:
-        raise FileNotFoundError(f"--weights {source}: no such file; or imagenet, or none")
+        raise FileNotFoundError(
+            f"--weights {source}: no such file; expected a path, imagenet or none"
+        )
     renamed = {"conv1": "layer0.0", "bn1": "layer0.1", "layer1": "layer1.1"}
     target = model.state_dict()
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""Cut an instance out of its image: which box, and what the network sees of it.
+"""Crop an instance from its image: the box, and the network's input.
 
 All boxes are inclusive pixel bounds (x0, y0, x1, y1) of the original image, in training and in
 refinement alike; points are (x, y) in the same frame, and a pixel's own coordinate is its index.
@@ -12,7 +12,7 @@ import numpy as np
 
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # RGB, of ImageNet
 IMAGE_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-POINT_BOX_SIDE = 64  # pixels; stands in for the box of a prior mask without a pixel
+POINT_BOX_SIDE = 64  # pixels; side of the box around the point where the prior mask is empty
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def mask_bounds(mask: np.ndarray) -> CropBox | None:
 
 
 def crop_box(mask: np.ndarray, point_xy: tuple[float, float], box_scale: float) -> CropBox:
-    """The box around a prior mask, scaled about its centre, widened to its point, clipped.
+    """The box around a prior mask, scaled about its center, widened to its point, clipped.
 
     Where the point lies outside the scaled box, that side moves to half the scaled size beyond
     the point. A side of one pixel counts as two (its scaled size would be nothing); an empty mask
@@ -54,7 +54,7 @@ def crop_box(mask: np.ndarray, point_xy: tuple[float, float], box_scale: float) 
 
     Args:
         mask: (H, W) prior mask.
-        point_xy: labelled point; one outside the image counts as the nearest pixel inside.
+        point_xy: labeled point; one outside the image counts as the nearest pixel inside.
         box_scale: ratio of the crop's sides to those of the mask's box.
     """
     height, width = mask.shape
@@ -75,9 +75,9 @@ def _scaled_side(
     low: float, high: float, point: float, box_scale: float, size: int
 ) -> tuple[int, int]:
     """One axis of `crop_box`: inclusive bounds in [0, size)."""
-    centre = (low + high) / 2
+    center = (low + high) / 2
     half = box_scale * max(high - low, 1) / 2
-    low, high = centre - half, centre + half
+    low, high = center - half, center + half
     if point < low:
         low = point - half
     elif point > high:
@@ -118,7 +118,7 @@ def network_input(image: np.ndarray, prior: np.ndarray) -> np.ndarray:
         prior: (H, W) mask, 0 or 1.
 
     Returns:
-        (4, H, W) float32: image normalised by ImageNet's mean and deviation, prior mask.
+        (4, H, W) float32: image normalized by ImageNet's mean and standard deviation, prior mask.
     """
     result = np.empty((4, *image.shape[:2]), dtype=np.float32)
     result[:3] = ((image / 255 - IMAGE_MEAN) / IMAGE_STD).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The few things that several processes (torchrun) need to agree on."""
+"""What the processes of one torchrun job share."""
 
 import os
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Processes match all images, or refine their share, before they meet, and NCCL's own limit is 10
-# minutes. Should one die meanwhile, torchrun ends the others.
+# Processes match all images, or refine their share, before they first wait for each other; the
+# default limit of NCCL is 10 minutes. If one dies, torchrun stops the others.
 LONGEST_WAIT = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers; alone it is rank 0 of 1."""
+    """Rank and device of this process; a single process is rank 0 of 1."""
 
     rank: int
     size: int
@@ -28,12 +28,12 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, on every rank, in rank order."""
+        """The values of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -43,15 +43,15 @@ class World:
 
 @contextmanager
 def world(device: str | None) -> Iterator[World]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
+    """Join the process group of torchrun, if there is one, and leave it at the end.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", ...; None takes CUDA where there is one. Under torchrun
+        device: "cpu", "cuda", "cuda:1", ...; None takes CUDA if there is a GPU. Under torchrun
             "cuda" means the GPU of this process's local rank.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this machine has no usable CUDA device; use cpu")
+        raise ValueError(f"--device {name}: CUDA is not available on this machine; use cpu")
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if name == "cuda" and size > 1:
         name = f"cuda:{os.environ['LOCAL_RANK']}"

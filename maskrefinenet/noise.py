@@ -1,4 +1,4 @@
-"""Structured noise for prior masks: the kinds of mistakes that detectors make.
+"""Structured noise for prior masks, like the mistakes of detectors.
 
 Every function takes and returns an (H, W) uint8 mask of 0 and 1; sizes scale with the instance.
 """
@@ -6,24 +6,24 @@ Every function takes and returns an (H, W) uint8 mask of 0 and 1; sizes scale wi
 import cv2
 import numpy as np
 
-HOLES = (1, 4)  # least and most
-HOLE_RADIUS = (0.05, 0.2)  # of the square root of the area, as are the other lengths
+HOLES = (1, 4)  # number of holes, minimum and maximum
+HOLE_RADIUS = (0.05, 0.2)  # lengths are relative to the square root of the mask's area
 BOUNDARY_SHIFT = (0.03, 0.12)
-KEPT_PART = (0.4, 0.85)  # of the pixels
+KEPT_PART = (0.4, 0.85)  # share of the pixels
 
 
-def add_noise(mask: np.ndarray, neighbour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One kind of noise at random; merging needs a `neighbour`, another instance's mask."""
+def add_noise(mask: np.ndarray, neighbor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Apply one kind of noise at random; `neighbor`, another instance's mask, may be merged in."""
     if not mask.any():
         return mask
     kinds = [punch_holes, shift_boundary, drop_part]
-    if neighbour.any():
-        kinds.append(lambda own, _: np.maximum(own, neighbour))
+    if neighbor.any():
+        kinds.append(lambda own, _: np.maximum(own, neighbor))
     return kinds[rng.integers(len(kinds))](mask, rng)
 
 
 def _length(mask: np.ndarray, fractions: tuple[float, float], rng: np.random.Generator) -> int:
-    """A random length, at least a pixel, in proportion to the instance's size."""
+    """A random length in pixels, at least 1, in proportion to the instance's size."""
     return max(1, round(float(np.sqrt(mask.sum()) * rng.uniform(*fractions))))
 
 
@@ -33,13 +33,13 @@ def punch_holes(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     result = mask.copy()
     for _ in range(rng.integers(HOLES[0], HOLES[1] + 1)):
         i = rng.integers(len(rows))
-        centre = (int(columns[i]), int(rows[i]))
-        cv2.circle(result, centre, _length(mask, HOLE_RADIUS, rng), 0, thickness=-1)
+        center = (int(columns[i]), int(rows[i]))
+        cv2.circle(result, center, _length(mask, HOLE_RADIUS, rng), 0, thickness=-1)
     return result
 
 
 def shift_boundary(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask grown, shrunk, or moved; unchanged where it would shrink to nothing."""
+    """The mask grown, shrunk or moved; unchanged if nothing of it would remain."""
     length = _length(mask, BOUNDARY_SHIFT, rng)
     kind = rng.integers(3)
     if kind == 2:

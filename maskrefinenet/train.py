@@ -1,6 +1,6 @@
 """The training loop of MaskRefineNet: exact resume, validation by AP, metrics on disk.
 
-All randomness after the weights' initialisation is a function of the seed and a sample's position,
+All randomness after the weights' initialization is a function of the seed and a sample's position,
 so a checkpoint needs no generator state: the weights, the optimizer and the iteration are enough.
 """
 
@@ -28,6 +28,7 @@ from .checkpoint import (
 )
 from .data import PairDataset, PositionSampler, set_up_worker
 from .distributed import World
+from .fast_forms import FastMaskRefineNet
 from .losses import dice_loss
 from .model import MaskRefineNet
 
@@ -94,7 +95,7 @@ Validate = Callable[[MaskRefineNet], dict[str, float]]
 
 
 class Trainer:
-    """Trains a network on a data set and keeps `last.pth`, `best.pth`, `metrics.json` in `out`."""
+    """Trains a network on a dataset and keeps `last.pth`, `best.pth`, `metrics.json` in `out`."""
 
     def __init__(
         self,
@@ -124,12 +125,14 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
 
     def _distribute(self) -> nn.Module:
+        """What training calls: the network in its fast form, in step with the other processes."""
         if self.here.size == 1:
-            return self.model
+            return FastMaskRefineNet(self.model)
         if self.here.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-            return DistributedDataParallel(self.model, device_ids=[self.here.device.index])
-        return DistributedDataParallel(self.model)
+            device_ids = [self.here.device.index]
+            return DistributedDataParallel(FastMaskRefineNet(self.model), device_ids=device_ids)
+        return DistributedDataParallel(FastMaskRefineNet(self.model))
 
     @property
     def last_path(self) -> Path:

@@ -20,13 +20,12 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 from tests.documentation import PAGES, commands, small_network
+from tests.programs import make_shapes
 from weaklabels.masks import segmentation_rle
-from weaklabels.shapes.dataset import main as make_shapes
 from wsis.runner import ROOT
 
 LINKED = ("configs", "scripts", "tools")

@@ -1,36 +1,64 @@
-"""Who may import whom (DESIGN section 2), read from the import statements of every module."""
+"""Who may import whom, read from the import statements of every module.
+
+The floors, from the ground up (a package imports from lower floors only):
+
+    weaklabels <- detectron2 <- adet, weaksam <- wsis <- tools, scripts, tests
+    weaklabels <- maskrefinenet <- wsis
+
+Packages that do not exist yet are skipped. That nothing imports `tools` is tested for the packages
+only, because tests still start programs by importing them.
+"""
 
 import ast
 import importlib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE_ROOTS = {"detectron2": ROOT, "adet": ROOT / "AdelaiDet", "maskrefinenet": ROOT}
+PACKAGE_ROOTS = {
+    "weaklabels": ROOT,
+    "detectron2": ROOT,
+    "adet": ROOT / "AdelaiDet",
+    "weaksam": ROOT,
+    "maskrefinenet": ROOT,
+    "wsis": ROOT,
+}
+# The packages that each package may import besides itself.
+FLOORS = {
+    "weaklabels": set(),
+    "detectron2": {"weaklabels"},
+    "adet": {"weaklabels", "detectron2"},
+    "weaksam": {"weaklabels", "detectron2"},
+    "maskrefinenet": {"weaklabels"},
+    "wsis": {"weaklabels", "detectron2", "adet", "weaksam", "maskrefinenet"},
+}
+PROGRAMS = {"tools", "scripts", "tests"}
 
-# The sub-packages of detectron2 that each sub-package may import besides itself.
-ALLOWED = {
-    "utils": set(),
+# The parts of detectron2 that each part may import besides itself. Two parts of `data` work on
+# pixels only and lie below `modeling`: the image reader and the transforms. They import nothing of
+# `data`, and no network imports anything else of it.
+PIXELS = {"data.image_utils", "data.transforms"}
+GROUND = {"utils", "config", "structures"}
+NETWORKS = GROUND | {"layers"} | PIXELS
+DETECTRON2 = {
+    "utils": {"structures"},  # the visualizer draws containers
     "config": {"utils"},
-    "structures": {"utils", "layers.shape_spec"},
-    "layers": {"utils", "structures", "config"},
-    "modeling": {"utils", "config", "structures", "layers"},
-    "data": {"utils", "config", "structures"},
+    "structures": {"utils"},
+    "layers": GROUND,
+    "data.image_utils": {"utils"},
+    "data.transforms": {"utils", "structures"},
+    "data": GROUND | PIXELS,
+    "modeling": NETWORKS,
     "solver": {"utils", "config"},
     "checkpoint": {"utils", "config"},
     "model_zoo": {"utils", "config", "checkpoint", "modeling"},
-    "evaluation": {"utils", "config", "structures", "layers", "data"},
-    "engine": {
-        *("utils", "config", "structures", "layers", "modeling", "data"),
-        *("solver", "checkpoint", "evaluation", "model_zoo"),
-    },
+    "evaluation": NETWORKS | {"data"},
+    "engine": NETWORKS | {"data", "modeling", "solver", "checkpoint", "model_zoo", "evaluation"},
 }
-# detectron2.utils is the bottom of the house but for two modules that draw and test containers.
-UTILS_EXCEPTIONS = {"detectron2.utils.visualizer", "detectron2.utils.testing"}
-# Detectron2 has test-time augmentation here; it needs the transforms, which need no model.
-MODELING_EXCEPTIONS = {"detectron2.modeling.test_time_augmentation"}
-EXCEPTIONS = UTILS_EXCEPTIONS | MODELING_EXCEPTIONS
+# Parts of wsis above its ground floor, which holds pseudo_labels, refine and all other modules.
+WSIS_FLOORS = {"runner": 1, "recipes": 2, "cli": 3, "__main__": 3}
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -38,19 +66,19 @@ def module_name(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def all_modules() -> list[tuple[str, Path]]:
-    return [
-        (module_name(path, root), path)
-        for package, root in PACKAGE_ROOTS.items()
-        for path in sorted((root / package).rglob("*.py"))
-    ]
+MODULES = {
+    module_name(path, root): path
+    for package, root in PACKAGE_ROOTS.items()
+    for path in sorted((root / package).rglob("*.py"))
+}
 
 
-def imported_names(module: str, path: Path) -> set[str]:
+def imported_names(module: str) -> set[str]:
     """Absolute dotted names of all that a module imports, function-level imports included."""
     names = set()
+    path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -62,31 +90,62 @@ def imported_names(module: str, path: Path) -> set[str]:
     return names
 
 
-MODULES = all_modules()
+def imported_modules(module: str) -> set[str]:
+    """Modules of this repository's packages that a module names in its imports."""
+    found = set()
+    for name in imported_names(module):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found |= {name} - {"", module}
+    return found
 
 
-@pytest.mark.parametrize("module,path", MODULES, ids=[name for name, _ in MODULES])
-def test_imports_follow_the_layers(module: str, path: Path):
-    package = module.split(".")[0]
-    names = imported_names(module, path)
-    internal = {name for name in names if name.split(".")[0] in (*PACKAGE_ROOTS, "tools", "tests")}
-    if package == "maskrefinenet":
-        assert {name.split(".")[0] for name in internal} <= {"maskrefinenet"}
-    elif package == "adet":
-        assert {name.split(".")[0] for name in internal} <= {"adet", "detectron2"}
-    elif module.count(".") >= 1 and module not in EXCEPTIONS:
-        own = module.split(".")[1]
-        for name in internal:
-            top, _, rest = name.partition(".")
-            assert top == "detectron2", f"{module} imports {name}"
-            target = rest.split(".")[0]
-            if target not in ALLOWED:  # detectron2.__version__ and the like
-                continue
-            allowed = target == own or target in ALLOWED[own]
-            by_module = any(rest.startswith(entry) for entry in ALLOWED[own] if "." in entry)
-            assert allowed or by_module, f"{module} imports {name}"
+def part_of(module: str) -> str:
+    """The part of its package that a module belongs to; "" for the package itself."""
+    _, _, rest = module.partition(".")
+    pixels = [part for part in PIXELS if f"{rest}.".startswith(f"{part}.")]
+    return pixels[0] if module.startswith("detectron2.") and pixels else rest.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", [name for name, _ in MODULES if not name.endswith("__main__")])
+def test_floors_follow_from_those_below():
+    """A package that may import another may import all that the other may."""
+    for allowed in FLOORS.values():
+        assert all(FLOORS[below] <= allowed for below in allowed)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_import_lower_floors_only(module: str):
+    package = module.partition(".")[0]
+    tops = {name.partition(".")[0] for name in imported_names(module)}
+    assert tops & (FLOORS.keys() | PROGRAMS) <= FLOORS[package] | {package}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("detectron2.")])
+def test_parts_of_detectron2_import_lower_parts_only(module: str):
+    own = part_of(module)
+    parts = {part_of(m) for m in imported_modules(module) if m.startswith("detectron2.")}
+    assert parts <= DETECTRON2[own] | {own}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("wsis.")])
+def test_parts_of_wsis_import_lower_parts_only(module: str):
+    own = WSIS_FLOORS.get(part_of(module), 0)
+    above = {m for m in imported_modules(module) if m.startswith("wsis.")}
+    assert not {m for m in above if WSIS_FLOORS.get(part_of(m), 0) > own}
+
+
+@pytest.mark.parametrize("package", PACKAGE_ROOTS)
+def test_files_import_each_other_in_no_circle(package: str):
+    own = [module for module in MODULES if module.partition(".")[0] == package]
+    if not own:
+        pytest.skip(f"there is no package {package} yet")
+    graph = {module: imported_modules(module) for module in own}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
 def test_every_module_imports_by_itself(module: str):
     importlib.import_module(module)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from weaklabels.converters.voc import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("voc-to-coco"))

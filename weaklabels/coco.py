@@ -4,11 +4,13 @@ Memory holds the images and one annotation. Errors name the file and the entry.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from weaklabels.files import dumps, missing_keys
 from weaklabels.json_stream import walk_object
+from weaklabels.masks import check_image_size, segmentation_rle
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 CATEGORY_KEYS = ("id", "name")
@@ -62,7 +64,9 @@ class CocoFile:
         }
         for name in ("images", "annotations", "categories"):
             if not isinstance(sections.get(name), list):
-                raise ValueError(f"{path}: no list {name!r}; a COCO instance file has one")
+                raise ValueError(
+                    f"{path}: no list {name!r}; a COCO instance file has one, [] where it is empty"
+                )
         del sections["annotations"]
         self.header = sections
         self.images = self._by_id("image", sections["images"])
@@ -72,7 +76,9 @@ class CocoFile:
             for entry in sections[section]:
                 missing = missing_keys(entry, keys)
                 if missing:
-                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}")
+                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}; add it")
+        for image in self.images.values():
+            self._check_image(image)
 
     def annotations(self) -> Iterator[dict[str, Any]]:
         """Valid annotations in the file's order; each call reads the file again."""
@@ -93,6 +99,15 @@ class CocoFile:
         if not self.skip_invalid:
             raise InvalidAnnotation(f"{self.path}: {problem}")
         self.skipped.append(problem)
+
+    def _check_image(self, image: dict[str, Any]) -> None:
+        where = f"{self.path}: image id {image['id']}"
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            raise ValueError(f"{where}: file_name {image['file_name']!r} is not a name")
+        try:
+            check_image_size(image["height"], image["width"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct the file") from error
 
     def _problem(self, entry: Any, seen: set[int], categories: set[int]) -> str | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
@@ -116,3 +131,64 @@ class CocoFile:
                 raise ValueError(f"{self.path}: {kind} id {entry['id']} occurs twice")
             found[entry["id"]] = entry
         return found
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """One image of an annotation file; `file_name` is relative to the image root."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A whole COCO annotation file in memory, by image.
+
+    categories: `id` and `name`, ids ascending; a class index is a place in this tuple.
+    images: by image id, in the file's order.
+    instances: by image id, the raw annotations in the file's order; every image has a list.
+    """
+
+    path: Path
+    categories: tuple[dict[str, Any], ...]
+    images: dict[int, ImageInfo]
+    instances: dict[int, list[dict[str, Any]]]
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Dataset ids in class order."""
+        return tuple(category["id"] for category in self.categories)
+
+    def mask_rle(self, annotation: dict[str, Any], use: str) -> dict[str, Any]:
+        """Compressed RLE (`counts` bytes) of an annotation's mask.
+
+        Raises:
+            ValueError: naming file and annotation, where it has no mask, which `use` needs, or
+                none that can be read.
+        """
+        where = f"{self.path}: annotation id {annotation.get('id')}"
+        if not annotation.get("segmentation"):
+            raise ValueError(f"{where} has no mask; {use} needs masks, give a file that has them")
+        image = self.images[annotation["image_id"]]
+        try:
+            return segmentation_rle(annotation["segmentation"], image.height, image.width)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct or remove it") from error
+
+
+def load_annotations(path: str | Path) -> Annotations:
+    """Read a COCO annotation file into memory; errors as those of `CocoFile`."""
+    file = CocoFile(path)
+    images = {
+        image_id: ImageInfo(image_id, image["file_name"], image["height"], image["width"])
+        for image_id, image in file.images.items()
+    }
+    instances: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    for annotation in file.annotations():
+        instances[annotation["image_id"]].append(annotation)
+    categories = sorted(file.header["categories"], key=lambda category: category["id"])
+    slim = tuple({"id": c["id"], "name": c["name"]} for c in categories)
+    return Annotations(file.path, slim, images, instances)

@@ -1,117 +1,44 @@
 """Measure pseudo labels against hidden full masks.
 
-    python tools/evaluate_labels.py --truth-json instances_train2017.json --labels weak.jsonl \\
-        --weak-json instances_train2017_10p_w.json --output quality.json \\
-        --image-root train2017 --sheet quality.png
-
 Labels are prediction records (.jsonl) or a merged COCO file. Reported: COCO mask AP with the
 labels' own scores and with scores forced to 1, and over all points: recall, IoU, boundary IoU.
 AP of pseudo labels is not the AP of a detector: true points told the labels where to look.
 """
 
-import argparse
-import contextlib
-import io
-import sys
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from tqdm import tqdm
 
-from weaklabels.coco import CocoFile
-from weaklabels.files import write_json
+from weaklabels.coco import Annotations, CocoFile
 from weaklabels.masks import Runs, segmentation_rle
+from weaklabels.matching import Label, match_labels
 from weaklabels.pictures import write_picture
-from weaklabels.quality import (
-    ImageLabels,
-    Label,
-    Outcome,
-    judge,
-    match_points,
-    size_class,
-    summarise,
-)
-from weaklabels.records import read_records
+from weaklabels.points import finite_point
+from weaklabels.quality import label_ap
+from weaklabels.records import Located, read_records
 from weaklabels.sheet import draw_sheet
+from weaklabels.statistics import ImageLabels, Outcome, judge, size_class, summarize
 
-LEAST_MAX_LABELS = 100  # an image, as COCO's AP; more where an image has more pseudo labels
 COLUMNS = ("recall", "recall_iou50", "miou", "miou_labelled", "boundary_iou")
 
 
-def load_truth(
-    truth: CocoFile, weak: CocoFile | None, image_ids: set[int]
+def load_images(
+    labels: Path, truth_path: Path, weak_path: Path | None = None
 ) -> dict[int, ImageLabels]:
-    """True instances of the given images; each has the weak file's point, else its own centre."""
-    points = {}
-    if weak:
-        points = {a["id"]: a["point"] for a in weak.annotations() if "point" in a}
-    images = {i: ImageLabels(image) for i, image in truth.images.items() if i in image_ids}
-    for annotation in truth.annotations():
-        if annotation["image_id"] not in images:
-            continue
-        entry = images[annotation["image_id"]]
-        where = f"{truth.path}: annotation id {annotation['id']}"
-        rle = _rle(where, annotation.get("segmentation"), entry.image)
-        runs = Runs.of(rle)
-        if runs.area:  # nothing can be compared with an empty mask
-            point = tuple(points.get(annotation["id"], runs.centre_of_mass()))
-            crowd = bool(annotation.get("iscrowd", 0))
-            entry.truth.append(Label(annotation["category_id"], rle, point, crowd=crowd))
-    return images
+    """All images to judge, with true and pseudo labels, matched.
 
-
-def load_records(path: Path, images: dict[int, ImageLabels], categories: set[int]) -> None:
-    """Add the pseudo labels of prediction records; every record's image must be among `images`."""
-    seen: set[int] = set()
-    for where, record in read_records(path):
-        image_id = record["image_id"]
-        if image_id not in images:
-            raise ValueError(f"{where}: image {image_id} is not among the images to judge")
-        if image_id in seen:
-            raise ValueError(f"{where}: image {image_id} has a record already; one an image")
-        seen.add(image_id)
-        for index, instance in enumerate(record["instances"]):
-            _add_pseudo(f"{where}: instance {index}", instance, images[image_id], categories)
-
-
-def load_merged(source: CocoFile, images: dict[int, ImageLabels], categories: set[int]) -> None:
-    """Add the pseudo labels of a merged COCO file that lie on `images`."""
-    for annotation in source.annotations():
-        if annotation["image_id"] in images:
-            where = f"{source.path}: annotation id {annotation['id']}"
-            _add_pseudo(where, annotation, images[annotation["image_id"]], categories)
-
-
-def _add_pseudo(
-    where: str, instance: dict[str, Any], entry: ImageLabels, categories: set[int]
-) -> None:
-    if instance["category_id"] not in categories:
-        raise ValueError(f"{where}: category_id {instance['category_id']!r} is not in the truth")
-    rle = _rle(where, instance["segmentation"], entry.image)
-    runs = Runs.of(rle)
-    if runs.area:
-        # Files without points: the best guess at where the point was is the mask's centre.
-        point = tuple(instance.get("point", runs.centre_of_mass()))
-        label = Label(instance["category_id"], rle, point, float(instance.get("score", 1.0)))
-        entry.pseudo.append(label)
-
-
-def _rle(where: str, segmentation: Any, image: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return segmentation_rle(segmentation, image["height"], image["width"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def load_images(labels: Path, truth_json: Path, weak_json: Path | None) -> dict[int, ImageLabels]:
-    """All images to judge, with true and pseudo labels, matched."""
-    truth = CocoFile(truth_json)
-    weak = CocoFile(weak_json) if weak_json else None
+    Args:
+        labels: prediction records (.jsonl), or a merged COCO file, which needs `weak_path`.
+        truth_path: COCO file with all masks.
+        weak_path: COCO file (*_w.json) of the images to judge and of their points.
+    """
+    truth = CocoFile(truth_path)
+    weak = CocoFile(weak_path) if weak_path else None
     is_records = labels.suffix == ".jsonl"
     if weak:
         image_ids = set(weak.images)
@@ -120,92 +47,148 @@ def load_images(labels: Path, truth_json: Path, weak_json: Path | None) -> dict[
     else:
         raise ValueError(
             f"{labels}: a COCO file of labels may hold strong images too; "
-            "--weak-json must say which images to judge"
+            "--weak-annotations must say which images to judge"
         )
     unknown = sorted(image_ids - truth.images.keys())
     if unknown:
-        raise ValueError(f"{truth_json}: lacks {len(unknown)} images, e.g. image id {unknown[0]}")
+        raise ValueError(f"{truth_path}: lacks {len(unknown)} images, e.g. image id {unknown[0]}")
     images = load_truth(truth, weak, image_ids)
     categories = set(truth.category_ids)
     if is_records:
-        load_records(labels, images, categories)
+        add_records(images, read_records(labels), categories)
     else:
-        load_merged(CocoFile(labels), images, categories)
+        _add_merged(images, CocoFile(labels), categories)
     for entry in images.values():
-        entry.matches = match_points(entry.truth, entry.pseudo)
+        entry.matches = dict(match_labels(entry.truth, entry.pseudo, "likeliest"))
     return images
 
 
-def coco_ap(images: dict[int, ImageLabels], force_scores: bool) -> dict[str, float | None]:
-    """COCO mask AP in percent; None where there is no instance to find."""
-    categories = sorted({label.category_id for e in images.values() for label in e.truth})
-    most = max((len(entry.pseudo) for entry in images.values()), default=0)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = _coco(images, categories, "truth", False)
-        evaluation = COCOeval(truth, _coco(images, categories, "pseudo", force_scores), "segm")
-        evaluation.params.maxDets = [max(LEAST_MAX_LABELS, most)]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, classes, areas, 1)
-    areas = evaluation.params.areaRngLbl
-    thresholds = evaluation.params.iouThrs.round(2).tolist()
-    picks = {"AP": precision[:, :, :, 0]}
-    for threshold in (0.5, 0.75):
-        picks[f"AP{threshold * 100:.0f}"] = precision[thresholds.index(threshold), :, :, 0]
-    for name in ("small", "medium", "large"):
-        picks[f"AP{name[0]}"] = precision[:, :, :, areas.index(name)]
-    return {name: _mean_valid(values) for name, values in picks.items()}
+def load_truth(
+    truth: CocoFile, weak: CocoFile | None, image_ids: set[int]
+) -> dict[int, ImageLabels]:
+    """True instances of the given images; each has the weak file's point, else its own center."""
+    points = {}
+    if weak:
+        for annotation in weak.annotations():
+            if "point" in annotation:
+                where = f"{weak.path}: annotation id {annotation['id']}"
+                points[annotation["id"]] = _point(where, annotation["point"])
+    images = {i: ImageLabels(image) for i, image in truth.images.items() if i in image_ids}
+    for annotation in truth.annotations():
+        if annotation["image_id"] in images:
+            where = f"{truth.path}: annotation id {annotation['id']}"
+            entry = images[annotation["image_id"]]
+            _add_truth(where, annotation, entry, points.get(annotation["id"]))
+    return images
 
 
-def _mean_valid(values: np.ndarray) -> float | None:
-    valid = values[values > -1]  # -1: no such instance
-    return round(100 * float(valid.mean()), 3) if valid.size else None
-
-
-def _coco(
-    images: dict[int, ImageLabels], categories: list[int], kind: str, force_scores: bool
-) -> COCO:
-    annotations = []
-    for image_id, entry in images.items():
-        for label in getattr(entry, kind):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": label.category_id,
-                    "segmentation": label.rle,
-                    "area": float(mask_utils.area(label.rle)),
-                    "bbox": mask_utils.toBbox(label.rle).tolist(),
-                    "iscrowd": int(label.crowd),
-                    "score": 1.0 if force_scores else label.score,
-                }
+def add_records(
+    images: dict[int, ImageLabels], records: Iterable[Located], categories: set[int]
+) -> None:
+    """Add the pseudo labels of prediction records; every record's image must be among `images`."""
+    for where, record in records:
+        if record["image_id"] not in images:
+            raise ValueError(
+                f"{where}: image {record['image_id']} is not among the images to judge"
             )
-    coco = COCO()
-    coco.dataset = {
-        "images": [entry.image for entry in images.values()],
-        "annotations": annotations,
-        "categories": [{"id": c} for c in categories],
-    }
-    coco.createIndex()
-    return coco
+        entry = images[record["image_id"]]
+        for index, instance in enumerate(record["instances"]):
+            _add_pseudo(f"{where}: instance {index}", instance, entry, categories)
+
+
+def records_ap(records: Iterable[Located], annotations: Annotations) -> dict[str, float | None]:
+    """`quality.label_ap` of records, scores forced to 1, on the images of the records.
+
+    Raises:
+        ValueError: a record's image is not among the annotations, an instance has no usable mask,
+            or there is no instance.
+    """
+    records = list(records)
+    images: dict[int, ImageLabels] = {}
+    for where, record in records:
+        image_id = record["image_id"]
+        if image_id not in annotations.images:
+            raise ValueError(f"{where}: {annotations.path} has no image {image_id}")
+        info = annotations.images[image_id]
+        images[image_id] = ImageLabels({"id": image_id, "height": info.height, "width": info.width})
+        for annotation in annotations.instances[image_id]:
+            name = f"{annotations.path}: annotation id {annotation['id']}"
+            _add_truth(name, annotation, images[image_id])
+    if not any(entry.truth for entry in images.values()):
+        raise ValueError(f"{annotations.path}: no instance on the predictions' images")
+    add_records(images, records, set(annotations.category_ids))
+    return label_ap(images, force_scores=True)
+
+
+def _add_merged(images: dict[int, ImageLabels], source: CocoFile, categories: set[int]) -> None:
+    """Add the pseudo labels of a merged COCO file that lie on `images`."""
+    for annotation in source.annotations():
+        if annotation["image_id"] in images:
+            where = f"{source.path}: annotation id {annotation['id']}"
+            _add_pseudo(where, annotation, images[annotation["image_id"]], categories)
+
+
+def _add_truth(
+    where: str,
+    annotation: dict[str, Any],
+    entry: ImageLabels,
+    point: tuple[float, float] | None = None,
+) -> None:
+    rle = _rle(where, annotation.get("segmentation"), entry.image)
+    runs = Runs.of(rle)
+    if runs.area:  # nothing can be compared with an empty mask
+        crowd = bool(annotation.get("iscrowd", 0))
+        point = point or runs.center_of_mass()
+        entry.truth.append(Label(annotation["category_id"], rle, point, crowd=crowd))
+
+
+def _add_pseudo(
+    where: str, instance: dict[str, Any], entry: ImageLabels, categories: set[int]
+) -> None:
+    if instance["category_id"] not in categories:
+        raise ValueError(f"{where}: category_id {instance['category_id']!r} is not in the truth")
+    rle = _rle(where, instance.get("segmentation"), entry.image)
+    runs = Runs.of(rle)
+    if runs.area:
+        # Files without points: the best guess at where the point was is the mask's center.
+        given = instance.get("point")
+        point = runs.center_of_mass() if given is None else _point(where, given)
+        score = instance.get("score", 1.0)
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise ValueError(f"{where}: score {score!r} is not a finite number")
+        entry.pseudo.append(Label(instance["category_id"], rle, point, float(score)))
+
+
+def _rle(where: str, segmentation: Any, image: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return segmentation_rle(segmentation, image["height"], image["width"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; correct or remove it") from error
+
+
+def _point(where: str, point: Any) -> tuple[float, float]:
+    try:
+        return finite_point(point)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; correct or remove it") from error
 
 
 def evaluate_labels(
     images: dict[int, ImageLabels], names: dict[int, str], source: str
 ) -> dict[str, Any]:
-    """The whole report, ready for json. `names`: category id to name; `source`: the label file."""
+    """The whole report, ready for JSON. `names`: category id to name; `source`: the label file."""
     outcomes: list[Outcome] = []
     for entry in tqdm(images.values(), "images", unit="image"):
         outcomes += judge(entry)
     pseudo = sum(len(entry.pseudo) for entry in images.values())
     matched = sum(len(entry.matches) for entry in images.values())
     by_class = {
-        name: summarise(o for o in outcomes if o.category_id == category)
+        name: summarize(o for o in outcomes if o.category_id == category)
         for category, name in names.items()
         if any(o.category_id == category for o in outcomes)
     }
     by_size = {
-        name: summarise(o for o in outcomes if size_class(o.area) == name)
+        name: summarize(o for o in outcomes if size_class(o.area) == name)
         for name in ("small", "medium", "large")
     }
     return {
@@ -215,10 +198,10 @@ def evaluate_labels(
         "pseudo_labels": pseudo,
         "pseudo_labels_without_instance": pseudo - matched,
         "mask_ap": {
-            "scores as given": coco_ap(images, force_scores=False),
-            "scores forced to 1": coco_ap(images, force_scores=True),
+            "scores as given": label_ap(images, force_scores=False),
+            "scores forced to 1": label_ap(images, force_scores=True),
         },
-        "points": summarise(outcomes),
+        "points": summarize(outcomes),
         "points_by_class": by_class,
         "points_by_size": by_size,
     }
@@ -252,46 +235,3 @@ def write_sheet(
         raise ValueError("no image has a true instance: there is nothing to show on a sheet")
     places = np.linspace(0, len(shown) - 1, min(num_images, len(shown))).round().astype(int)
     write_picture(path, draw_sheet([shown[i] for i in places], image_root))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--truth-json", type=Path, required=True, help="COCO file with all masks")
-    parser.add_argument(
-        "--labels", type=Path, required=True, help="records (.jsonl) or merged COCO file (.json)"
-    )
-    parser.add_argument(
-        "--weak-json",
-        type=Path,
-        help="COCO file (*_w.json) of the images to judge and their points",
-    )
-    parser.add_argument("--output", type=Path, help="write the report as json")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet (.png)")
-    parser.add_argument("--image-root", type=Path, help="folder of the images, for --sheet")
-    parser.add_argument("--sheet-images", type=int, default=6, metavar="N")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.sheet and (not args.image_root or args.sheet.suffix != ".png" or args.sheet_images < 1):
-        parser.error("--sheet NAME.png needs --image-root, and --sheet-images of 1 or more")
-    try:
-        images = load_images(args.labels, args.truth_json, args.weak_json)
-        header = CocoFile(args.truth_json).header
-        names = {c["id"]: str(c.get("name", c["id"])) for c in header["categories"]}
-        report = evaluate_labels(images, names, str(args.labels))
-        if args.sheet:
-            write_sheet(args.sheet, images, args.image_root, args.sheet_images)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if args.output:
-        write_json(args.output, report)
-    print(format_report(report))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

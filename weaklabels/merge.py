@@ -1,16 +1,11 @@
 """Merge strong labels and pseudo labels into one COCO file, the student's training set.
 
-    python tools/merge_labels.py --strong-json a_s.json --weak-json a_w.json \\
-        --records weak.jsonl --output a_sw.json
-
 Strong annotations are kept as they are, pseudo ones follow in the records' order; ids are 1..N.
 Images are the strong ones, then the weak ones, with or without a surviving label. Labels are
 streamed: memory holds the images only.
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +16,7 @@ from tqdm import tqdm
 
 from weaklabels.coco import CocoFile, CocoWriter
 from weaklabels.files import atomic_text
-from weaklabels.masks import segmentation_rle
+from weaklabels.masks import json_rle, segmentation_rle
 from weaklabels.records import read_records
 
 
@@ -43,7 +38,7 @@ def pseudo_annotation(
     """COCO fields (without id) of one predicted instance; None where its mask is empty.
 
     Box and area are measured on the mask, whatever the record says. Raises ValueError for a
-    category or a mask that does not belong to the image's data set.
+    category or a mask that does not belong to the image's dataset.
     """
     category_id = instance["category_id"]
     if category_id not in categories:
@@ -61,7 +56,7 @@ def pseudo_annotation(
         "area": area,
         "score": instance["score"],
         **point,
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "segmentation": json_rle(rle),
     }
 
 
@@ -75,11 +70,10 @@ def pseudo_annotations(
     """Annotations of all records, one at a time; `counts` is kept up to date.
 
     Raises:
-        ValueError: naming the record's line, for an image that is strong, unknown, of another
-            size or already labelled, and for what `pseudo_annotation` refuses.
+        ValueError: naming the record's line, for an image that is strong, unknown or of another
+            size, and for what `pseudo_annotation` refuses.
     """
     categories = set(strong.category_ids)
-    labelled: set[int] = set()
     for where, record in records:
         image_id = record["image_id"]
         if image_id in strong.images:
@@ -88,9 +82,6 @@ def pseudo_annotations(
             raise ValueError(
                 f"{where}: image {image_id} is in neither the strong nor the weak file"
             )
-        if image_id in labelled:
-            raise ValueError(f"{where}: image {image_id} has a record already; one an image")
-        labelled.add(image_id)
         image = weak_images[image_id]
         if any(record[key] != image[key] for key in ("height", "width")):
             raise ValueError(
@@ -146,9 +137,7 @@ def refuse_shared_images(strong: CocoFile, weak_images: dict[int, dict], weak_pa
 def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
     """Image entries by id, as the records themselves describe them."""
     found: dict[int, dict[str, Any]] = {}
-    for where, record in read_records(path):
-        if record["image_id"] in found:
-            raise ValueError(f"{where}: image {record['image_id']} has a record already")
+    for _, record in read_records(path):
         image = {key: record[key] for key in ("file_name", "height", "width")}
         found[record["image_id"]] = {"id": record["image_id"], **image}
     return found
@@ -161,7 +150,7 @@ def merge_labels(
     weak_path: Path | None = None,
     min_score: float = -math.inf,
 ) -> Counts:
-    """Write the merged file; returns what is in it. See the module's text for the order."""
+    """Write the merged file; returns what is in it. The module's docstring says in which order."""
     strong = CocoFile(strong_path)
     if weak_path:
         weak = CocoFile(weak_path)
@@ -182,47 +171,3 @@ def merge_labels(
             writer.add({"id": writer.count + 1} | annotation)
         writer.close()
     return counts
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--strong-json", type=Path, required=True, help="COCO file with full masks (*_s.json)"
-    )
-    parser.add_argument(
-        "--records", type=Path, required=True, help="prediction records of weak images (.jsonl)"
-    )
-    parser.add_argument(
-        "--weak-json",
-        type=Path,
-        help="COCO file with points (*_w.json); its images all enter the merged file; "
-        "without it the weak images are those of the records",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="merged COCO file to write (*_sw.json)"
-    )
-    parser.add_argument(
-        "--min-score", type=float, default=-math.inf, help="leave out pseudo labels below it"
-    )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        counts = merge_labels(
-            args.strong_json, args.records, args.output, args.weak_json, args.min_score
-        )
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"{args.output}: {counts.strong_images} strong + {counts.weak_images} weak images, "
-        f"{counts.strong} strong + {counts.pseudo} pseudo labels; left out: "
-        f"{counts.low_scores} below the minimum score, {counts.empty_masks} empty"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from weaklabels.quality import ImageLabels, Label
+from weaklabels.matching import Label
+from weaklabels.pictures import read_image
+from weaklabels.statistics import ImageLabels
 
 PANEL_WIDTH = 320
 HEADER_HEIGHT = 24
 GAP = 4
 OPACITY = 0.5
 GOLDEN_RATIO = 0.618034  # hues this far apart stay far apart, however many there are
-NO_TRUTH_COLOUR = (255, 255, 255)  # of pseudo labels that belong to no true instance
+NO_TRUTH_COLOR = (255, 255, 255)  # of pseudo labels that belong to no true instance
 TITLES = ("image and points", "pseudo labels", "true masks")
 
 
@@ -69,11 +71,11 @@ def draw_rows(titles: Sequence[str], rows: Sequence[SheetRow]) -> np.ndarray:
         size = (PANEL_WIDTH, max(1, round(row.picture.shape[0] * scale)))
         panels = [cv2.resize(row.picture, size, interpolation=cv2.INTER_AREA) for _ in titles]
         for number, point in row.points:
-            _draw_point(panels[0], point, scale, _colour(number))
+            _draw_point(panels[0], point, scale, _color(number))
         for panel, labels in zip(panels[1:], row.columns, strict=True):
             for number, label in labels:
-                colour = NO_TRUTH_COLOUR if number is None else _colour(number)
-                _draw_mask(panel, label, colour)
+                color = NO_TRUTH_COLOR if number is None else _color(number)
+                _draw_mask(panel, label, color)
         parts.append(_join(panels))
     gap = np.zeros((GAP, parts[0].shape[1], 3), np.uint8)
     return np.vstack([part for row in parts for part in (row, gap)][:-1])
@@ -81,16 +83,8 @@ def draw_rows(titles: Sequence[str], rows: Sequence[SheetRow]) -> np.ndarray:
 
 def read_picture(image_root: Path, image: dict) -> np.ndarray:
     """The image of a COCO entry, (H, W, 3) uint8 BGR, of the size that the entry says."""
-    path = image_root / image["file_name"]
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise FileNotFoundError(f"{path}: no readable image; is the image root right?")
-    if picture.shape[:2] != (image["height"], image["width"]):
-        raise ValueError(
-            f"{path}: {picture.shape[0]} x {picture.shape[1]} pixels, "
-            f"but image id {image['id']} is {image['height']} x {image['width']}"
-        )
-    return picture
+    picture = read_image(image_root / image["file_name"], (image["height"], image["width"]))
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
 
 def _join(panels: list[np.ndarray]) -> np.ndarray:
@@ -110,24 +104,24 @@ def _header(titles: Sequence[str]) -> np.ndarray:
     return _join(panels)
 
 
-def _colour(index: int) -> tuple[int, int, int]:
+def _color(index: int) -> tuple[int, int, int]:
     red, green, blue = colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, 0.85, 1.0)
     return int(255 * blue), int(255 * green), int(255 * red)
 
 
 def _draw_point(
-    panel: np.ndarray, point: tuple[float, float], scale: float, colour: tuple[int, int, int]
+    panel: np.ndarray, point: tuple[float, float], scale: float, color: tuple[int, int, int]
 ) -> None:
-    centre = tuple(int((v + 0.5) * scale) for v in point)  # + 0.5: indices to pixel corners
-    cv2.circle(panel, centre, 5, (0, 0, 0), -1, cv2.LINE_AA)
-    cv2.circle(panel, centre, 4, colour, -1, cv2.LINE_AA)
+    center = tuple(int((v + 0.5) * scale) for v in point)  # + 0.5: indices to pixel corners
+    cv2.circle(panel, center, 5, (0, 0, 0), -1, cv2.LINE_AA)
+    cv2.circle(panel, center, 4, color, -1, cv2.LINE_AA)
 
 
-def _draw_mask(panel: np.ndarray, label: Label, colour: tuple[int, int, int]) -> None:
+def _draw_mask(panel: np.ndarray, label: Label, color: tuple[int, int, int]) -> None:
     height, width = panel.shape[:2]
     mask = mask_utils.decode(label.rle)
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     inside = mask > 0
-    panel[inside] = ((1 - OPACITY) * panel[inside] + OPACITY * np.array(colour)).astype(np.uint8)
+    panel[inside] = ((1 - OPACITY) * panel[inside] + OPACITY * np.array(color)).astype(np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(panel, outlines, -1, colour, 1)
+    cv2.drawContours(panel, outlines, -1, color, 1)

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 import yaml
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2 import model_zoo
 from detectron2.config import CfgNode

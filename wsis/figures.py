@@ -14,7 +14,8 @@ from detectron2.data import DatasetMapper
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import load_images
 from weaklabels.files import read_json
-from weaklabels.quality import ImageLabels, Label, match_points
+from weaklabels.masks import center_of_mass
+from weaklabels.matching import Label, match_labels
 from weaklabels.sheet import (
     SheetRow,
     draw_rows,
@@ -23,6 +24,7 @@ from weaklabels.sheet import (
     read_picture,
     true_points,
 )
+from weaklabels.statistics import ImageLabels
 from wsis.config import load_config
 from wsis.quickstart_report import BY_SEED, FULL_ROW
 from wsis.trained_model import load_trained
@@ -77,9 +79,10 @@ def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]
     labels = []
     for mask, index in zip(found.pred_masks.numpy(), found.pred_classes.tolist(), strict=True):
         rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-        centre = tuple(np.argwhere(mask).mean(axis=0)[::-1].tolist())
-        labels.append(Label(ids[index], rle, centre))
-    return replace(entry, pseudo=labels, matches=match_points(entry.truth, labels))
+        center = center_of_mass(mask)
+        labels.append(Label(ids[index], rle, center))
+    matches = dict(match_labels(entry.truth, labels, "likeliest"))
+    return replace(entry, pseudo=labels, matches=matches)
 
 
 def overview(run: Path, image_id: int | None = None) -> np.ndarray:

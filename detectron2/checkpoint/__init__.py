@@ -1,8 +1,6 @@
-"""Saving and loading of models and trainings."""
+"""Save and load models and the state of trainings."""
 
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 
 from .detection_checkpoint import DetectionCheckpointer
 from .load_report import LoadReport
-
-__all__ = ["Checkpointer", "DetectionCheckpointer", "LoadReport", "PeriodicCheckpointer"]

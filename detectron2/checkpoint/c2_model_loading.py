@@ -1,22 +1,10 @@
-"""Load weights under other names: those of Caffe2 and torchvision, and any by their endings."""
+"""Names of weights: from Caffe2's and torchvision's to ours, and from endings to full names."""
 
-import logging
 import re
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-__all__ = [
-    "align_and_update_state_dicts",
-    "convert_basic_c2_names",
-    "convert_c2_detectron_names",
-    "convert_torchvision_names",
-    "is_torchvision_resnet",
-    "rename_by_ending",
-]
-
-logger = logging.getLogger(__name__)
 
 Substitutions = tuple[tuple[str, str], ...]
 
@@ -50,7 +38,7 @@ C2_DETECTRON: Substitutions = (
     (r"^fc6\.", "box_head.fc1."),
     (r"^fc7\.", "box_head.fc2."),
     (r"^head\.conv", "box_head.conv"),
-    # feature pyramid; its names say the block that a map comes from
+    # feature pyramid; a name includes the block that a map comes from
     (r"^fpn\.inner\.res(\d)\.(?:.*?\.)?(norm\.)?(\w+)$", r"fpn_lateral\1.\2\3"),
     (r"^fpn\.res(\d)\.(?:.*?\.)?(norm\.)?(\w+)$", r"fpn_output\1.\2\3"),
     # masks
@@ -78,18 +66,13 @@ def _substitute(name: str, substitutions: Substitutions) -> str:
     return name
 
 
-def convert_basic_c2_names(original_keys: Iterable[str]) -> list[str]:
-    """Names of a Caffe2 ResNet as ours, in order: res2_0_branch2a_w -> res2.0.conv1.weight."""
-    return [_substitute(name, C2_BASIC) for name in original_keys]
-
-
 def convert_c2_detectron_names(
     weights: dict[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of a Caffe2 ResNet or detector under our names, and {new name: old name}.
+    """Weights of a Caffe2 ResNet or detector by our names, and {new name: old name}.
 
-    Caffe2's detectors have the background as class 0: it becomes the last class where ours has one,
-    and is left out where ours has none.
+    Class 0 of Caffe2's detectors is the background. In class scores it becomes the last class; in
+    boxes and masks, where we have no background, it is dropped.
     """
     new_weights, original = {}, {}
     for old in sorted(weights):
@@ -118,7 +101,7 @@ def is_torchvision_resnet(names: Iterable[str]) -> bool:
 def convert_torchvision_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a torchvision ResNet by our names: layer1.0.bn1.bias -> res2.0.conv1.norm.bias.
 
-    `num_batches_tracked` is left out: it matters only for averages over the whole training.
+    `num_batches_tracked` is dropped: it matters only for batch norms without a momentum.
     """
     return {
         _substitute(name, TORCHVISION): value
@@ -133,7 +116,7 @@ def is_torchvision_vgg16(names: Iterable[str]) -> bool:
 
 
 def convert_torchvision_vgg16_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of torchvision's VGG-16 by our names; its last layer, the classifier, is left out.
+    """Weights of torchvision's VGG-16 by our names, without its last layer.
 
     The first two fully connected layers become those of the box head.
     """
@@ -145,10 +128,10 @@ def convert_torchvision_vgg16_names(weights: dict[str, Tensor]) -> dict[str, Ten
 
 
 def rename_by_ending(names: Iterable[str], model_names: Iterable[str]) -> dict[str, str]:
-    """{name in the file: name in the model} where the model's name ends with the file's one.
+    """{name in the file: name in the model}, for names in the model that end with one in the file.
 
-    Endings are whole parts: `layer2.weight` matches `res.layer2.weight`, not `mylayer2.weight`. Of
-    several names that fit, a name of the model takes the longest.
+    Endings are whole parts: `layer2.weight` matches `res.layer2.weight`, not `mylayer2.weight`. If
+    several names in the file fit, the longest one is taken.
     """
     names = set(names)
     matched: dict[str, str] = {}
@@ -161,39 +144,7 @@ def rename_by_ending(names: Iterable[str], model_names: Iterable[str]) -> dict[s
         if name in matched:
             raise ValueError(
                 f"{name} in the checkpoint fits both {matched[name]} and {model_name} in the "
-                "model: names that are matched by their endings must be clear"
+                "model: matching by endings needs one candidate. Give the checkpoint longer names"
             )
         matched[name] = model_name
     return matched
-
-
-def align_and_update_state_dicts(
-    model_state_dict: dict[str, Tensor],
-    ckpt_state_dict: dict[str, Tensor],
-    c2_conversion: bool = True,
-) -> dict[str, Tensor]:
-    """Checkpoint under the model's names, matched by their endings.
-
-    What no name of the model fits keeps its own name; what fits but has another shape is left out,
-    with a warning.
-
-    Args:
-        c2_conversion: turn Caffe2's names into ours first.
-    """
-    if c2_conversion:
-        ckpt_state_dict, _ = convert_c2_detectron_names(ckpt_state_dict)
-    names = rename_by_ending(ckpt_state_dict, model_state_dict)
-    result = {}
-    for name, value in ckpt_state_dict.items():
-        new = names.get(name, name)
-        if new in model_state_dict and value.shape != model_state_dict[new].shape:
-            logger.warning(
-                "%s is %s in the checkpoint, but %s in the model is %s: it is not loaded",
-                name,
-                tuple(value.shape),
-                new,
-                tuple(model_state_dict[new].shape),
-            )
-            continue
-        result[new] = value
-    return result

@@ -1,4 +1,4 @@
-"""What a load did: which tensors of model and file found each other and which did not."""
+"""Outcome of a load: which tensors of the file and the model matched and which did not."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-__all__ = ["LoadReport", "collapse_names", "without_loaded_aliases"]
-
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Outcome of loading a state dict; `str()` gives it to a reader.
+    """Outcome of loading a state dict; `str()` formats it for people.
 
-    mismatched: (name, shape in the file, shape in the model) of what was not loaded for its shape.
-    loaded: tensors that the file gave. A model may fill some that are not in the file without their
-        being missing, as frozen normalisations do with a mean of 0 and a variance of 1.
-    num_model_tensors: of all tensors of the model.
+    mismatched: (name, shape in the file, shape in the model) of tensors that were not loaded.
+    num_model_tensors: number of tensors in the model.
+    loaded: tensors that came from the file. A tensor may be neither loaded nor missing: a frozen
+        batch norm without running averages in the file uses mean 0 and variance 1.
     """
 
     missing: list[str]
@@ -53,11 +51,11 @@ def _indent(lines: Iterable[str]) -> list[str]:
 
 
 def collapse_names(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Names, sorted, with `module.* (n tensors)` in place of n names that are all of a module.
+    """Sorted names, with `module.* (n tensors)` for modules whose n names are all listed.
 
     Args:
         names: dotted names to list.
-        others: names that are not to be listed; a module that holds one is not listed as a whole.
+        others: names that are not listed; a module that has one of them is not collapsed.
     """
     names = sorted(names)
     partly_listed = {prefix for name in others for prefix in _parents(name)}
@@ -75,7 +73,7 @@ def _parents(name: str) -> list[str]:
 
 
 def without_loaded_aliases(missing: Iterable[str], model: nn.Module) -> list[str]:
-    """Names of `missing` but for those of a shared tensor that was loaded by another name."""
+    """`missing` without the names of shared tensors that were loaded by another name."""
     missing = list(missing)
     absent = set(missing)
     tensors = dict(model.named_parameters(remove_duplicate=False))

@@ -1,8 +1,7 @@
-"""The config tree, and the decorator that lets constructors take it."""
+"""The tree of config keys, and the decorator that lets constructors take it."""
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,13 @@ from detectron2.utils.file_io import PathManager
 
 from .upstream import DroppedKeys, is_upstream_key, unknown_key_message
 
-__all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]
-
 
 class CfgNode(_CfgNode):
-    """A tree of config keys whose set of names and whose types are fixed by its defaults.
+    """A tree of config keys. Its defaults fix the names and the types.
 
-    Merging a file, another config or a list of options changes values only. A name that this tree
-    does not have is a KeyError, unless it is one of Detectron2's or AdelaiDet's that nothing here
-    acts on (`upstream.py`): these are dropped, and one warning names them.
+    Merging a file, another config or a list of options changes values only. An unknown name is a
+    KeyError, unless it is a key of Detectron2 or AdelaiDet that nothing here reads
+    (`upstream.py`): such keys are dropped, and one warning names them.
     """
 
     @classmethod
@@ -29,7 +26,7 @@ class CfgNode(_CfgNode):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """The content of a YAML file, on top of that of the file(s) its `_BASE_` names."""
+        """Content of a YAML file, merged over the file(s) named by its `_BASE_`."""
         if not PathManager.isfile(filename):
             raise FileNotFoundError(f"config file '{filename}' does not exist")
         try:
@@ -41,15 +38,15 @@ class CfgNode(_CfgNode):
         return loaded
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Take over the values of a YAML file; a file of an older VERSION is upgraded first.
+        """Take over the values of a YAML file, which must have the VERSION of this config.
 
         Args:
-            allow_unsafe: also run YAML tags that build Python objects. That executes code from
-                the file, which is why it is off here (Detectron2 has it on).
+            allow_unsafe: also run YAML tags that build Python objects. This executes code from the
+                file, so it is off by default (in Detectron2 it is on).
         """
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
         if "VERSION" in self:
-            loaded = self._upgraded(loaded, cfg_filename)
+            self._check_version(loaded, cfg_filename)
         self._merge_known(loaded, source=f"file '{cfg_filename}'")
 
     def merge_from_other_cfg(self, cfg_other: "_CfgNode") -> None:
@@ -72,23 +69,18 @@ class CfgNode(_CfgNode):
         super().merge_from_list(known)
         dropped.warn()
 
-    def _upgraded(self, loaded: "CfgNode", filename: str) -> "CfgNode":
-        """`loaded` with the key names of this config's version."""
-        from .compat import guess_version, upgrade_config  # they need this class
-
-        if "VERSION" not in loaded:
-            loaded.VERSION = guess_version(loaded, filename)
-        if loaded.VERSION > self.VERSION:
+    def _check_version(self, loaded: "CfgNode", filename: str) -> None:
+        version = loaded.get("VERSION", self.VERSION)
+        if version > self.VERSION:
             raise ValueError(
-                f"config file '{filename}' has VERSION {loaded.VERSION}, newer than "
-                f"{self.VERSION}, the newest that is known here"
+                f"config file '{filename}' has VERSION {version}; this is version {self.VERSION}"
             )
-        if loaded.VERSION < self.VERSION:
-            logging.getLogger(__name__).warning(
-                "Config '%s' has the old VERSION %d: its keys are renamed to those of version %d",
-                *(filename, loaded.VERSION, self.VERSION),
+        if version < self.VERSION:
+            raise ValueError(
+                f"config file '{filename}' has VERSION {version}, whose key names are not read any "
+                f"more. Rename its keys to those of VERSION {self.VERSION} (Detectron2's "
+                "`upgrade_config` does it) and save it"
             )
-        return upgrade_config(loaded, self.VERSION)
 
     def _merge_known(self, other: "_CfgNode", source: str) -> None:
         dropped = DroppedKeys(source, self._has)
@@ -98,7 +90,7 @@ class CfgNode(_CfgNode):
     def _without_upstream(
         self, other: dict, node: "CfgNode", prefix: str, dropped: DroppedKeys
     ) -> "CfgNode":
-        """The part of `other` that `node` (a subtree of self, at `prefix`) has keys for."""
+        """The part of `other` that has keys in `node`, the subtree of self at `prefix`."""
         kept = type(self)()
         for key, value in other.items():
             name = f"{prefix}{key}"
@@ -127,13 +119,13 @@ class CfgNode(_CfgNode):
         return True
 
     def _is_handled_by_yacs(self, name: str) -> bool:
-        """Whether the name was registered as deprecated or renamed, or is reserved for files."""
+        """Whether the name is registered as deprecated or renamed, or is reserved for files."""
         is_deprecated = name in self.__dict__[CfgNode.DEPRECATED_KEYS]
         return is_deprecated or self.key_is_renamed(name) or name == "_BASE_"
 
 
 def _leaf_names(name: str, value: Any) -> list[str]:
-    """Dotted names of all values in the tree `value` that stands at `name`."""
+    """Dotted names of all values in `value`, the tree at `name`."""
     if not isinstance(value, dict) or not value:
         return [name]
     prefix = f"{name}." if name else ""
@@ -143,17 +135,10 @@ def _leaf_names(name: str, value: Any) -> list[str]:
 global_cfg = CfgNode()
 
 
-def get_cfg() -> CfgNode:
-    """A fresh copy of the default config."""
-    from .defaults import _C  # it needs this module
-
-    return _C.clone()
-
-
 def set_global_cfg(cfg: CfgNode) -> None:
-    """Let `detectron2.config.global_cfg` hold `cfg` from now on.
+    """Fill `detectron2.config.global_cfg` with `cfg`.
 
-    Meant for what cannot be passed a config in any other way; prefer arguments.
+    For code that cannot be given a config in any other way. Prefer arguments.
     """
     global_cfg.clear()
     global_cfg.update(cfg)
@@ -162,25 +147,21 @@ def set_global_cfg(cfg: CfgNode) -> None:
 def configurable(
     init_func: Callable | None = None, *, from_config: Callable[..., dict] | None = None
 ) -> Callable:
-    """Let a constructor or function with plain arguments be called with a config as well.
+    """Let a constructor or function with plain arguments also be called with a config.
 
-    On `__init__` (`@configurable`), the class needs a classmethod `from_config(cls, cfg, ...)` that
-    returns the constructor's arguments as a dict. On a function, give it:
+    Use `@configurable` on an `__init__` whose class has a classmethod `from_config(cls, cfg, ...)`
+    that returns the arguments of the constructor as a dict. On a function, pass `from_config`:
     `@configurable(from_config=lambda cfg: {"depth": cfg.MODEL.RESNETS.DEPTH})`.
 
-    A call is taken as one with a config if its first positional argument or its `cfg` keyword is
-    a CfgNode. The other arguments go to `from_config` as far as it takes them; keywords that it
-    does not take override its result.
+    A call has a config if its first positional argument or its keyword `cfg` is a CfgNode. Other
+    arguments go to `from_config` if it takes them; other keywords override its result.
     """
     if init_func is not None:
-        if (
-            not inspect.isfunction(init_func)
-            or init_func.__name__ != "__init__"
-            or from_config is not None
-        ):
+        is_init = inspect.isfunction(init_func) and init_func.__name__ == "__init__"
+        if not is_init or from_config is not None:
             raise TypeError(
-                "@configurable decorates an __init__ without arguments, and any other function as "
-                f"@configurable(from_config=...); got {init_func!r}, from_config={from_config!r}"
+                "use @configurable on an __init__ and @configurable(from_config=...) on any other "
+                f"function; got {init_func!r}, from_config={from_config!r}"
             )
         return _configurable_init(init_func)
     if from_config is None:
@@ -195,9 +176,7 @@ def _configurable_init(init_func: Callable) -> Callable:
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         if not hasattr(cls, "from_config"):
-            raise AttributeError(
-                f"{cls.__name__} is @configurable: it needs a classmethod from_config"
-            )
+            raise AttributeError(f"@configurable {cls.__name__} needs a classmethod from_config")
         if not inspect.ismethod(cls.from_config):
             raise TypeError(f"from_config of {cls.__name__} must be a classmethod")
         if _called_with_cfg(*args, **kwargs):
@@ -220,13 +199,13 @@ def _configurable_function(from_config: Callable[..., dict], func: Callable) -> 
 
 
 def _called_with_cfg(*args: Any, **kwargs: Any) -> bool:
-    """Whether a call passes a config, as its first argument or by the keyword `cfg`."""
+    """Whether a call passes a config, as its first argument or as the keyword `cfg`."""
     candidate = args[0] if args else kwargs.get("cfg")
     return isinstance(candidate, _CfgNode) or isinstance(kwargs.get("cfg"), _CfgNode)
 
 
 def _get_args_from_config(from_config: Callable[..., dict], *args: Any, **kwargs: Any) -> dict:
-    """The plain arguments for a call with a config: those of `from_config`, then the leftovers."""
+    """Plain arguments for a call with a config: the result of `from_config`, then the leftovers."""
     parameters = inspect.signature(from_config).parameters
     owner = getattr(from_config, "__self__", None)
     name = f"{owner.__name__}.from_config" if inspect.isclass(owner) else from_config.__name__

@@ -1,12 +1,12 @@
-"""Every config key that something in this repository reads, with Detectron2 v0.6's default value.
+"""Every config key that something here reads, with its default value in Detectron2 v0.6.
 
-Keys of Detectron2 and AdelaiDet that nothing here acts on are listed in `upstream.py`.
+Keys of Detectron2 and AdelaiDet that nothing here reads are in `upstream.py`.
 """
 
 from .config import CfgNode as CN
 
 _C = CN()
-_C.VERSION = 2  # of the key names; older files are upgraded while loading
+_C.VERSION = 2  # of the key names
 
 _C.OUTPUT_DIR = "./output"
 _C.SEED = -1  # negative: a different seed in each run
@@ -193,3 +193,8 @@ _C.TEST.AUG.FLIP = True
 _C.TEST.PRECISE_BN = CN()
 _C.TEST.PRECISE_BN.ENABLED = False
 _C.TEST.PRECISE_BN.NUM_ITER = 200
+
+
+def get_cfg() -> CN:
+    """A fresh copy of the default config."""
+    return _C.clone()

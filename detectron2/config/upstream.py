@@ -1,16 +1,14 @@
-"""Config keys of Detectron2 and AdelaiDet that nothing here acts on.
+"""Config keys of Detectron2 and AdelaiDet that nothing here reads.
 
 Their YAML files must load unchanged, so these keys are accepted, dropped, and named in one warning.
-Any other unknown key is an error. A key that gets a default (here or in adet) is no longer dropped.
+Any other unknown key is an error. A key with a default (here or in adet) is not dropped.
 """
 
 import difflib
 import logging
 from collections.abc import Callable
 
-__all__ = ["UPSTREAM_KEYS", "DroppedKeys", "is_upstream_key", "unknown_key_message"]
-
-# Dotted name of a node ("" is the root): names of its values.
+# Dotted name of a node ("" is the root) -> names of its values.
 _NAMES_BY_NODE = {
     "GLOBAL": "HACK",
     "INPUT": "HFLIP_TRAIN IS_ROTATE",
@@ -103,20 +101,20 @@ UPSTREAM_KEYS = {node: frozenset(names.split()) for node, names in _NAMES_BY_NOD
 
 
 def is_upstream_key(name: str) -> bool:
-    """Whether `name` is on the list, as a value ("MODEL.FCOS.NORM") or a node ("MODEL.FCOS")."""
+    """Whether `name` is a listed value ("MODEL.FCOS.NORM") or node ("MODEL.FCOS")."""
     node, _, key = name.rpartition(".")
     return key in UPSTREAM_KEYS.get(node, ()) or name in UPSTREAM_KEYS
 
 
 def unknown_key_message(name: str, source: str, known_names: list[str]) -> str:
-    """What a person who wrote an unknown key needs to read, with the most similar known names."""
+    """Error text for an unknown key, with the most similar known names."""
     upstream = [_join(node, key) for node, keys in UPSTREAM_KEYS.items() for key in keys]
     last = name.rpartition(".")[2]
     same_last = [known for known in known_names if known.rpartition(".")[2] == last]
     similar = difflib.get_close_matches(name, same_last, n=1, cutoff=0)
     similar = similar or difflib.get_close_matches(name, [*known_names, *upstream], n=2)
     hint = f". Did you mean {' or '.join(similar)}?" if similar else ""
-    return f"Non-existent config key: {name} (in {source}){hint}"
+    return f"unknown config key {name} (in {source}){hint}"
 
 
 def _join(node: str, key: str) -> str:
@@ -124,11 +122,11 @@ def _join(node: str, key: str) -> str:
 
 
 class DroppedKeys:
-    """Collect what one merge drops, for one warning.
+    """Collect the keys that one merge drops, for one warning.
 
     Args:
-        source: what is merged, as the warning calls it.
-        has_node: whether the config has a node of this dotted name.
+        source: what is merged, for the warning.
+        has_node: whether the config has a node with this dotted name.
     """
 
     def __init__(self, source: str, has_node: Callable[[str], bool]):
@@ -139,7 +137,7 @@ class DroppedKeys:
         self._names.append(name)
 
     def warn(self) -> None:
-        """Log the names, if there are any; nodes that are dropped whole are written as `NODE.*`."""
+        """Log the names, if any; `NODE.*` stands for all keys of a node."""
         if not self._names:
             return
         by_node: dict[str, set[str]] = {}

@@ -1,21 +1,21 @@
 """Datasets by name -> data loaders for training and testing."""
 
+import functools
 import itertools
 import logging
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils.data as torchdata
-from tabulate import tabulate
 from termcolor import colored
 
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import log_first_n
+from detectron2.utils.logger import create_wide_table, log_first_n
 
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
@@ -43,57 +43,44 @@ __all__ = [
     "worker_init_reset_seed",
 ]
 
-_HISTOGRAM_COLUMNS = 6  # three pairs of category and count
-_SHORT_NAME_LENGTH = 13
+_NAME_LENGTH = 13  # of classes in tables
 _SEED_BOUND = 2**31
+_OWN_ORDER = "an iterable dataset has its own order: give sampler=None"
 
 logger = logging.getLogger(__name__)
 
 
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
-    """The images that have an annotation which is no crowd; the others cannot be trained on."""
+    """The images with an annotation that is not a crowd; the others cannot be trained on."""
     kept = [
         image
         for image in dataset_dicts
-        if any(annotation.get("iscrowd", 0) == 0 for annotation in image["annotations"])
+        if not all(annotation.get("iscrowd", 0) for annotation in image["annotations"])
     ]
-    removed = len(dataset_dicts) - len(kept)
-    logger.info("Removed %d images with no usable annotations. %d images left.", removed, len(kept))
+    logger.info("%d of %d images have annotations to train on", len(kept), len(dataset_dicts))
     return kept
 
 
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: Sequence[str]) -> None:
-    """Log a table of how many instances (crowds not counted) each class has."""
-    num_classes = len(class_names)
-    classes = np.fromiter(
-        (
-            annotation["category_id"]
-            for image in dataset_dicts
-            for annotation in image["annotations"]
-            if not annotation.get("iscrowd", 0)
-        ),
-        dtype=np.int64,
+    """Log a table of the number of instances (without crowds) of each class."""
+    counts = Counter(
+        annotation["category_id"]
+        for image in dataset_dicts
+        for annotation in image["annotations"]
+        if not annotation.get("iscrowd", 0)
     )
-    if len(classes) and not 0 <= classes.min() <= classes.max() < num_classes:
-        wrong = classes.min() if classes.min() < 0 else classes.max()
+    num_classes = len(class_names)
+    unknown = sorted(counts.keys() - set(range(num_classes)))
+    if unknown:
         raise ValueError(
-            f"Got an invalid category_id={wrong} for a dataset of {num_classes} classes: expected "
-            f"0 to {num_classes - 1}"
+            f"an annotation has category_id={unknown[0]}, but the dataset has {num_classes} "
+            f"classes (0 to {num_classes - 1})"
         )
-    counts = np.bincount(classes, minlength=num_classes).tolist()
-    cells: list[Any] = []
-    for name, count in zip(class_names, counts, strict=True):
-        is_long = len(name) > _SHORT_NAME_LENGTH
-        cells += [name[: _SHORT_NAME_LENGTH - 2] + ".." if is_long else name, count]
-    if num_classes > 1:
-        cells += [None] * (-len(cells) % _HISTOGRAM_COLUMNS)
-        cells += ["total", sum(counts)]
-    columns = min(_HISTOGRAM_COLUMNS, len(cells))
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    headers = ["category", "#instances"] * (columns // 2)
-    table = tabulate(rows, headers, tablefmt="pipe", numalign="left", stralign="center")
-    text = "Distribution of instances among all %d categories:\n%s"
-    log_first_n(logging.INFO, text % (num_classes, colored(table, "cyan")), key="message")
+    names = [n if len(n) <= _NAME_LENGTH else n[: _NAME_LENGTH - 2] + ".." for n in class_names]
+    rows = [(name, counts[index]) for index, name in enumerate(names)]
+    table = create_wide_table([*rows, ("total", counts.total())], ("class", "#instances"))
+    text = f"Instances of the {num_classes} classes:\n{colored(table, 'cyan')}"
+    log_first_n(logging.INFO, text, key="message")
 
 
 def get_detection_dataset_dicts(
@@ -107,9 +94,9 @@ def get_detection_dataset_dicts(
     Args:
         names: one or several names of `DatasetCatalog`; `name=annotations.json:image_folder`
             registers a COCO-format dataset first.
-        filter_empty: leave out images without annotations or with crowds only.
+        filter_empty: leave out images with no annotations but crowds.
         proposal_files: precomputed proposals for each name; see `load_proposals_into_dataset`.
-        check_consistency: require that all have the same `thing_classes`.
+        check_consistency: require that all datasets have the same `thing_classes`.
     """
     names = register_inline_datasets([names] if isinstance(names, str) else names)
     if not names:
@@ -119,7 +106,7 @@ def get_detection_dataset_dicts(
         return torchdata.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
     for name, dicts in zip(names, datasets, strict=True):
         if not len(dicts):
-            raise ValueError(f"Dataset '{name}' is empty!")
+            raise ValueError(f"dataset '{name}' has no images")
     if proposal_files is not None:
         if len(proposal_files) != len(names):
             raise ValueError(
@@ -139,8 +126,8 @@ def get_detection_dataset_dicts(
             print_instances_class_histogram(dataset_dicts, class_names)
     if not dataset_dicts:
         raise ValueError(
-            f"No valid data found in {', '.join(names)}: no image has an annotation that is no "
-            "crowd; set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to use images without any"
+            f"no image of {', '.join(names)} has an annotation to train on (crowds do not count); "
+            "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to use images without annotations"
         )
     return dataset_dicts
 
@@ -163,23 +150,23 @@ def build_batch_data_loader(
         total_batch_size: over all processes, of whose number it must be a multiple.
         aspect_ratio_grouping: make batches of images that are all wider than high, or all not; the
             samples must be dicts with "width" and "height".
-        num_workers: processes that load data beside this one.
+        num_workers: additional processes that load data.
         collate_fn: makes the batch from a list of samples; None: the list itself.
-        is_wide: for each element of a map-style dataset whether it is wider than high. With it,
-            grouping needs no sample to be loaded, so that a resumed run can skip ahead.
+        is_wide: for each element of a map-style dataset, whether it is wider than high. Grouping
+            then loads no samples, so that a resumed run can skip ahead.
         seed: of the augmentations; see `stream.SeededDataset`. For a map-style dataset only.
     """
     world_size = comm.get_world_size()
     if total_batch_size <= 0 or total_batch_size % world_size != 0:
         raise ValueError(
-            f"Total batch size ({total_batch_size}) must be a positive multiple of the number of "
-            f"processes ({world_size}); it is SOLVER.IMS_PER_BATCH in a config"
+            f"the batch size ({total_batch_size}) of all processes must be a positive multiple of "
+            f"their number ({world_size}); in a config it is SOLVER.IMS_PER_BATCH"
         )
     batch_size = total_batch_size // world_size
     workers: dict[str, Any] = dict(num_workers=num_workers, worker_init_fn=worker_init_reset_seed)
     is_iterable = isinstance(dataset, torchdata.IterableDataset)
     if is_iterable and sampler is not None:
-        raise ValueError("an iterable dataset has its own order: give sampler=None")
+        raise ValueError(_OWN_ORDER)
     if not is_iterable and (is_wide is not None or not aspect_ratio_grouping):
         return torchdata.DataLoader(
             SeededDataset(dataset, seed),
@@ -210,45 +197,63 @@ def _train_loader_from_config(
     dataset: list | torchdata.Dataset | None = None,
     sampler: torchdata.Sampler | None = None,
 ) -> dict[str, Any]:
-    seed = cfg.SEED if cfg.SEED >= 0 else None
     if dataset is None:
-        dataset = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-        )
+        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty, files)
+    seed = cfg.SEED if cfg.SEED >= 0 else None
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
         sampler = _build_sampler(cfg, dataset, seed)
-    return {
-        "dataset": dataset,
-        "sampler": sampler,
-        "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
-        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
-        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "seed": seed,
-    }
+    return dict(
+        dataset=dataset,
+        mapper=DatasetMapper(cfg, True) if mapper is None else mapper,
+        sampler=sampler,
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=seed,
+    )
 
 
 def _build_sampler(
     cfg: CfgNode, dataset: list | torchdata.Dataset, seed: int | None
 ) -> torchdata.Sampler:
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    logger.info("Using training sampler %s", name)
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dataset), seed=seed)
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        return RepeatFactorTrainingSampler(factors, seed=seed)
-    if name == "RandomSubsetTrainingSampler":
-        ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-        return RandomSubsetTrainingSampler(len(dataset), ratio, seed_shuffle=seed, seed_subset=seed)
+    options = cfg.DATALOADER
+    logger.info("Training sampler: %s", options.SAMPLER_TRAIN)
+    match options.SAMPLER_TRAIN:
+        case "TrainingSampler":
+            return TrainingSampler(len(dataset), seed=seed)
+        case "RepeatFactorTrainingSampler":
+            factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+                dataset, options.REPEAT_THRESHOLD
+            )
+            return RepeatFactorTrainingSampler(factors, seed=seed)
+        case "RandomSubsetTrainingSampler":
+            return RandomSubsetTrainingSampler(
+                len(dataset), options.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
+            )
     raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN={name!r}; expected 'TrainingSampler', "
+        f"DATALOADER.SAMPLER_TRAIN={options.SAMPLER_TRAIN!r}; expected 'TrainingSampler', "
         "'RepeatFactorTrainingSampler' or 'RandomSubsetTrainingSampler'"
     )
+
+
+def _mapped_and_sampled(
+    dataset: list | torchdata.Dataset,
+    mapper: Callable[[Any], Any] | None,
+    sampler: torchdata.Sampler | None,
+    default_sampler: Callable[[int], torchdata.Sampler],
+) -> tuple[torchdata.Dataset, torchdata.Sampler | None]:
+    """The dataset with the mapper applied, and its sampler; None for an iterable dataset."""
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    if mapper is not None:
+        dataset = MapDataset(dataset, mapper)
+    if not isinstance(dataset, torchdata.IterableDataset):
+        return dataset, default_sampler(len(dataset)) if sampler is None else sampler
+    if sampler is not None:
+        raise ValueError(_OWN_ORDER)
+    return dataset, None
 
 
 @configurable(from_config=_train_loader_from_config)
@@ -272,23 +277,14 @@ def build_detection_train_loader(
         mapper: makes a model's input from a dict; None: elements are used as they are.
         sampler: order of a map-style dataset; None: `TrainingSampler`.
         total_batch_size, aspect_ratio_grouping, num_workers, collate_fn, seed: see
-            `build_batch_data_loader`; with a seed, it is the default sampler's, too.
+            `build_batch_data_loader`; the seed is also that of the default sampler.
     """
     is_wide = None
-    if isinstance(dataset, list):
-        if aspect_ratio_grouping and all(_has_size(element) for element in dataset):
-            is_wide = [element["width"] > element["height"] for element in dataset]
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise ValueError("an iterable dataset has its own order: give sampler=None")
-    elif sampler is None:
-        sampler = TrainingSampler(len(dataset), seed=seed)
+    if aspect_ratio_grouping and isinstance(dataset, list) and all(map(_has_size, dataset)):
+        is_wide = [element["width"] > element["height"] for element in dataset]
+    default_sampler = functools.partial(TrainingSampler, seed=seed)
     return build_batch_data_loader(
-        dataset,
-        sampler,
+        *_mapped_and_sampled(dataset, mapper, sampler, default_sampler),
         total_batch_size,
         aspect_ratio_grouping=aspect_ratio_grouping,
         num_workers=num_workers,
@@ -305,7 +301,7 @@ def _has_size(element: Any) -> bool:
 def _test_loader_from_config(
     cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Callable[[dict], Any] | None = None
 ) -> dict[str, Any]:
-    # every image counts: detections in images without annotations are false positives
+    # without a filter: detections in images without annotations are false positives
     names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
     dataset = get_detection_dataset_dicts(
         names, filter_empty=False, proposal_files=_test_proposal_files(cfg, names)
@@ -325,7 +321,7 @@ def _test_proposal_files(cfg: CfgNode, names: list[str]) -> list[str] | None:
     if len(files) != len(known) or not set(names) <= set(known):
         raise ValueError(
             f"MODEL.LOAD_PROPOSALS needs one of DATASETS.PROPOSAL_FILES_TEST={files} for each of "
-            f"DATASETS.TEST={known}, and {names} to be among these"
+            f"DATASETS.TEST={known}, which must include {names}"
         )
     return [files[list(known).index(name)] for name in names]
 
@@ -340,33 +336,19 @@ def build_detection_test_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list], Any] | None = None,
 ) -> torchdata.DataLoader:
-    """A loader that gives every element once over all processes, in lists of `batch_size`.
+    """A loader of every element, once over all processes, in lists of `batch_size` per process.
 
     Also called as `build_detection_test_loader(cfg, dataset_name, mapper=None, ...)`. The last
-    batch may be smaller; no image is dropped, whether annotated or not.
+    batch may be smaller.
 
     Args:
         dataset, mapper, collate_fn: see `build_detection_train_loader`.
         sampler: order of a map-style dataset; None: `InferenceSampler`.
-        batch_size: of this process.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise ValueError("an iterable dataset has its own order: give sampler=None")
-    elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
-    return torchdata.DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=False,
-        num_workers=num_workers,
-        collate_fn=collate_fn or trivial_batch_collator,
-    )
+    dataset, sampler = _mapped_and_sampled(dataset, mapper, sampler, InferenceSampler)
+    collate_fn = trivial_batch_collator if collate_fn is None else collate_fn
+    options = dict(sampler=sampler, num_workers=num_workers, collate_fn=collate_fn)
+    return torchdata.DataLoader(dataset, batch_size, **options)
 
 
 def trivial_batch_collator(batch: list) -> list:
@@ -375,5 +357,5 @@ def trivial_batch_collator(batch: list) -> list:
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Give each worker its own random numbers, derived from those of its parent process."""
+    """Seed each worker differently, from the seed of its parent process."""
     seed_all_rng(torch.initial_seed() % _SEED_BOUND + worker_id)

@@ -1,11 +1,12 @@
-"""Dataset wrappers: mapping, compact storage, sampling as a stream, grouping by aspect ratio."""
+"""Dataset wrappers: mapping, compact storage, streams, grouping by aspect ratio."""
 
+import contextlib
 import copy
 import itertools
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,13 @@ import torch.utils.data as torchdata
 
 from detectron2.utils.serialize import PicklableWrapper
 
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
+__all__ = [
+    "AspectRatioGroupedDataset",
+    "DatasetFromList",
+    "MapDataset",
+    "ToIterableDataset",
+    "set_default_dataset_from_list_serialize_method",
+]
 
 _MAX_RETRIES = 1000  # a mapper that refuses that many samples in a row refuses all of them
 _WARN_RETRIES = 3
@@ -22,8 +29,8 @@ _WARN_RETRIES = 3
 class MapDataset(torchdata.Dataset):
     """Apply a function to each element of a map-style or iterable dataset.
 
-    Where the function returns None, a map-style dataset gives another, randomly chosen element
-    instead, and an iterable one skips the element.
+    If the function returns None, a map-style dataset gives a randomly chosen other element, and an
+    iterable one skips the element.
     """
 
     def __new__(cls, dataset: Any, map_func: Callable[[Any], Any]) -> Any:
@@ -33,7 +40,7 @@ class MapDataset(torchdata.Dataset):
 
     def __init__(self, dataset: Any, map_func: Callable[[Any], Any]):
         self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)  # so that lambdas reach the workers
+        self._map_func = PicklableWrapper(map_func)  # lambdas must reach the workers
 
     def __getnewargs__(self) -> tuple[Any, Callable]:
         return self._dataset, self._map_func
@@ -43,19 +50,19 @@ class MapDataset(torchdata.Dataset):
 
     def __getitem__(self, idx: int) -> Any:
         index = int(idx)
-        substitutes = random.Random(index)  # the same ones whatever was read before
+        substitutes = random.Random(index)  # the same, whatever was read before
         for retry in range(1, _MAX_RETRIES + 1):
             result = self._map_func(self._dataset[index])
             if result is not None:
                 return result
             if retry == _WARN_RETRIES:
                 logging.getLogger(__name__).warning(
-                    "The mapper refused sample %d and %d others drawn instead", idx, retry - 1
+                    "The mapper refused sample %d and %d substitutes", idx, retry - 1
                 )
             index = substitutes.randrange(len(self._dataset))
         raise ValueError(
-            f"the mapper returned None for sample {idx} and {_MAX_RETRIES - 1} others drawn in its "
-            "place; check the dataset and the mapper"
+            f"the mapper returned None for sample {idx} and for {_MAX_RETRIES - 1} substitutes; "
+            "check the dataset and the mapper"
         )
 
 
@@ -76,22 +83,25 @@ class _MapIterableDataset(torchdata.IterableDataset):
 
 
 class DatasetFromList(torchdata.Dataset):
-    """A list as a dataset, by default packed into one buffer.
+    """A list as a dataset, by default packed into one buffer that worker processes share.
 
-    Workers forked from this process share the buffer's memory: unlike a list of Python objects, it
-    has no reference counts whose updates would make each worker copy it page by page. Workers that
-    are spawned share it, too, since torch passes tensors through shared memory.
+    A list of Python objects would be copied by each forked worker, page by page, since reading an
+    object updates its reference count.
     """
 
-    def __init__(self, lst: list, copy: bool = True, serialize: bool = True):
+    def __init__(
+        self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence] = True
+    ):
         """
         Args:
-            copy: without `serialize`, return deep copies of the elements, which may be changed.
-            serialize: pickle the elements into one buffer; each access unpickles a fresh object.
+            copy: without `serialize`, return deep copies of the elements.
+            serialize: pack the elements, so that each access gives a fresh object. A function that
+                makes a sequence from the list packs in its own way; True takes the default.
         """
         self._copy = copy
-        self._serialize = serialize
-        self._lst = _PackedList(lst) if serialize else lst
+        self._serialize = bool(serialize)
+        pack = _default_pack if serialize is True else serialize
+        self._lst = pack(lst) if pack else lst
 
     def __len__(self) -> int:
         return len(self._lst)
@@ -114,7 +124,7 @@ class _PackedList:
         no_data = torch.zeros(0, dtype=torch.uint8)
         self._bytes = torch.frombuffer(buffer, dtype=torch.uint8) if buffer else no_data
         logging.getLogger(__name__).info(
-            "Serialized dataset of %d elements takes %.2f MiB", len(self), len(buffer) / 2**20
+            "Packed %d dataset elements into %.2f MiB", len(self), len(buffer) / 2**20
         )
 
     def __len__(self) -> int:
@@ -127,6 +137,26 @@ class _PackedList:
         return pickle.loads(memoryview(self._bytes.numpy()[start:end]))
 
 
+_default_pack: Callable[[list], Sequence] = _PackedList
+
+
+@contextlib.contextmanager
+def set_default_dataset_from_list_serialize_method(
+    new: Callable[[list], Sequence],
+) -> Iterator[None]:
+    """Let `DatasetFromList(..., serialize=True)` pack with `new` inside the context.
+
+    Args:
+        new: makes, from a list, a sequence of its elements.
+    """
+    global _default_pack
+    previous, _default_pack = _default_pack, new
+    try:
+        yield
+    finally:
+        _default_pack = previous
+
+
 class ToIterableDataset(torchdata.IterableDataset):
     """The elements of a map-style dataset in the order of a sampler, as a stream."""
 
@@ -135,8 +165,8 @@ class ToIterableDataset(torchdata.IterableDataset):
     ):
         """
         Args:
-            shard_sampler: let each worker of a DataLoader take its share of the sampler's indices;
-                False if the sampler does so by itself.
+            shard_sampler: give each worker of a DataLoader its shard of the sampler's indices;
+                False if the sampler does so itself.
         """
         if isinstance(dataset, torchdata.IterableDataset):
             raise ValueError("ToIterableDataset takes a map-style dataset, got an iterable one")
@@ -159,8 +189,8 @@ class ToIterableDataset(torchdata.IterableDataset):
 class AspectRatioGroupedDataset(torchdata.IterableDataset):
     """Batches of images that are all wider than high, or all not.
 
-    Takes a stream of dicts with "width" and "height"; an image waits until its kind fills a batch,
-    and what has not filled one at the end is dropped.
+    Takes a stream of dicts with "width" and "height". An image waits until its kind fills a batch;
+    incomplete batches at the end are dropped.
     """
 
     def __init__(self, dataset: Iterable[dict], batch_size: int):
@@ -168,11 +198,15 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
         self.batch_size = batch_size
         self._buckets: list[list[dict]] = [[], []]
 
+    def __len__(self) -> int:
+        """Number of batches, or one more if both kinds leave an incomplete batch."""
+        return len(self.dataset) // self.batch_size
+
     def __iter__(self) -> Iterator[list[dict]]:
         for item in self.dataset:
             bucket = self._buckets[0 if item["width"] > item["height"] else 1]
             bucket.append(item)
             if len(bucket) == self.batch_size:
                 batch = bucket[:]
-                bucket.clear()  # before handing over: the consumer may stop here and start again
+                bucket.clear()  # first, since the consumer may stop here and start again
                 yield batch

@@ -19,13 +19,13 @@ __all__ = ["DatasetMapper"]
 class DatasetMapper:
     """A callable from a dataset dict to a model's input dict.
 
-    Reads `file_name`, applies the same random transforms to the image and everything annotated in
-    it, and returns the dict with `image` (C, H, W) uint8 and, where annotations are kept,
-    `instances` (see `detection_utils.annotations_to_instances`) and `sem_seg` (H, W) int64.
-    `height` and `width` stay those of the file.
+    Reads `file_name`, applies the same random transforms to the image and its annotations, and
+    returns the dict with `image` (C, H, W) uint8 and, if annotations are kept, `instances` (see
+    `detection_utils.annotations_to_instances`) and `sem_seg` (H, W) int64. `height` and `width`
+    stay those of the file.
 
-    Crowd annotations are always left out. In training, instances of which the transforms leave
-    nothing are dropped: empty boxes or masks, and points without a mask that were cropped off.
+    Crowds are always left out. In training, so are instances that the transforms move off the
+    image: empty boxes or masks, and points without a mask.
     """
 
     @configurable
@@ -47,11 +47,10 @@ class DatasetMapper:
             image_format: see `detection_utils.read_image`.
             use_instance_mask: make `gt_masks`; False ignores segmentations.
             instance_mask_format: "polygon" or "bitmask".
-            precomputed_proposal_topk: how many proposals to keep of a dict that holds them; None:
-                ignore them.
+            precomputed_proposal_topk: how many of a dict's proposals to keep; None: ignore them.
             recompute_boxes: take boxes from the transformed masks, which are tighter after crops.
-            keep_annotations: make `instances` although `is_train` is False, for models that need
-                points or for checking predictions; then none is dropped but crowds.
+            keep_annotations: make `instances` even if `is_train` is False, of all but crowds, for
+                models that need points or to check predictions.
         """
         if recompute_boxes and not use_instance_mask:
             raise ValueError("recompute_boxes=True needs use_instance_mask=True")
@@ -64,9 +63,7 @@ class DatasetMapper:
         self.recompute_boxes = recompute_boxes
         self.keep_annotations = keep_annotations
         mode = "training" if is_train else "inference"
-        logging.getLogger(__name__).info(
-            "[DatasetMapper] Augmentations used in %s: %s", mode, self.augmentations
-        )
+        logging.getLogger(__name__).info("Images for %s pass %s", mode, self.augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -87,7 +84,7 @@ class DatasetMapper:
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dict in Detectron2's standard dataset format; it is not changed."""
-        dataset_dict = dict(dataset_dict)  # below, values are replaced and never changed in place
+        dataset_dict = dict(dataset_dict)  # its values are replaced, never changed in place
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
         sem_seg_file = dataset_dict.pop("sem_seg_file_name", None)
@@ -117,7 +114,7 @@ class DatasetMapper:
     def _make_instances(
         self, annotations: list[dict], transforms: T.Transform, size_hw: tuple[int, int]
     ) -> Instances:
-        """The instances of annotations without crowds, whose dicts are changed."""
+        """The instances of annotations without crowds; changes the dicts."""
         unused = {"keypoints"} if self.use_instance_mask else {"keypoints", "segmentation"}
         for annotation in annotations:
             for key in unused & annotation.keys():
@@ -149,10 +146,10 @@ def _channels_first(image: np.ndarray) -> np.ndarray:
 
 
 def _clamp_points(annotations: list[dict], size_hw: tuple[int, int]) -> None:
-    """Move points that label tools set on the outermost half pixels to these pixels' centres.
+    """Move points on the image's border to the centers of the outermost pixels.
 
-    In pixel indices a pixel's area ends at index + 0.5, so a click at x = width lies outside by
-    half a pixel, and would after enlarging be lost as if it had been cropped off.
+    Label tools give points up to x = width, half a pixel outside in pixel indices. They would be
+    dropped as if cropped off.
     """
     height, width = size_hw
     for annotation in annotations:

@@ -1,12 +1,9 @@
-"""What dataset mappers are made of: reading images, carrying annotations through transforms.
+"""Parts of dataset mappers: read images, transform annotations, make `Instances`.
 
-Frames: boxes and polygons are continuous (pixel i spans [i, i + 1]); the transforms act in that
-frame. A point is in pixel indices, as a mask's centre of mass is, so pixel i is at i: it is shifted
-by half a pixel for the transforms and back after them. A flipped point is then the centre of the
-flipped mask.
+Boxes, polygons and transforms use continuous coordinates (pixel i spans [i, i + 1]). Points, like
+centers of mass, are in pixel indices (pixel i is at i); transforms see them half a pixel shifted.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +29,6 @@ __all__ = [
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
     "filter_empty_instances",
-    "gen_crop_transform_with_instance",
     "read_image",
     "transform_instance_annotations",
     "transform_proposals",
@@ -43,18 +39,18 @@ _BOX_SIDES = 4
 
 
 class SizeMismatchError(ValueError):
-    """An image file does not have the size that its annotation file says."""
+    """An image's size is not the one in the annotation file."""
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Raise `SizeMismatchError` unless the image has the dict's size; add that if absent."""
+    """Raise `SizeMismatchError` unless the image has the dict's size, which is added if absent."""
     height, width = image.shape[:2]
     expected = dataset_dict.get("height", height), dataset_dict.get("width", width)
     if expected != (height, width):
         name = f" '{dataset_dict['file_name']}'" if "file_name" in dataset_dict else ""
         raise SizeMismatchError(
-            f"Mismatched image shape{name}: got height x width {height} x {width}, expected "
-            f"{expected[0]} x {expected[1]}. Check the annotations' width and height"
+            f"image{name} is {height} x {width} (height x width), but its annotations say "
+            f"{expected[0]} x {expected[1]}; correct them"
         )
     dataset_dict["height"], dataset_dict["width"] = height, width
 
@@ -67,11 +63,11 @@ def transform_proposals(
     proposal_topk: int,
     min_box_size: float = 0,
 ) -> None:
-    """Replace precomputed proposals in a dataset dict, if any, by transformed ones, in place.
+    """Replace precomputed proposals in a dataset dict, if any, with transformed ones, in place.
 
     `proposal_boxes` (N, 4) in `proposal_bbox_mode` and `proposal_objectness_logits` (N,), sorted by
-    score, become `proposals`, an `Instances` of the first `proposal_topk` boxes that, clipped to
-    `image_shape` (height, width), have sides above `min_box_size`.
+    score, become `proposals`: `Instances` of the first `proposal_topk` boxes whose sides exceed
+    `min_box_size` after clipping to `image_shape` (height, width).
     """
     if "proposal_boxes" not in dataset_dict:
         return
@@ -93,10 +89,10 @@ def transform_instance_annotations(
     transforms: T.Transform | Sequence[T.Transform],
     image_size: tuple[int, int],
 ) -> dict[str, Any]:
-    """Apply transforms to one instance's box, segmentation and point; changes and returns the dict.
+    """Transform one instance's box, segmentation and point; changes and returns the dict.
 
-    `bbox` becomes XYXY_ABS, clipped to the image. A polygon segmentation stays one, as flat float64
-    arrays; an RLE becomes an (H, W) uint8 mask. `point` may come to lie outside the image.
+    `bbox` becomes XYXY_ABS, clipped to the image. Polygons become flat float64 arrays, an RLE an
+    (H, W) uint8 mask. `point` may leave the image.
 
     Args:
         image_size: (height, width) after the transforms.
@@ -138,13 +134,17 @@ def _transform_segmentation(
         if tuple(mask.shape[:2]) != tuple(image_size):
             raise ValueError(
                 f"the RLE of size {segmentation['size']} becomes a mask of {mask.shape[:2]} under "
-                f"{transforms}, but the image becomes {tuple(image_size)}: was it made for "
-                "another image?"
+                f"{transforms}, the image becomes {tuple(image_size)}: the RLE may be that of "
+                "another image"
             )
         return mask
-    raise ValueError(
-        f"Cannot transform segmentation of type '{type(segmentation)}'! Supported are polygons as "
-        "list[list[float] or ndarray], and COCO-style RLE as a dict"
+    raise ValueError(_unsupported(segmentation))
+
+
+def _unsupported(segmentation: Any) -> str:
+    return (
+        f"a segmentation of type {type(segmentation).__name__}; expected a list of polygons "
+        "[x0, y0, x1, y1, ...] or an RLE dict"
     )
 
 
@@ -160,17 +160,18 @@ def annotations_to_instances(
 ) -> Instances:
     """Make the `Instances` that models train on from annotations in the network's frame.
 
-    Fields: `gt_boxes` (from the mask where there is no `bbox`, of zero size at the point where
-    there is no mask either), `gt_classes` int64, `gt_masks` if any annotation has a segmentation
-    (empty for those without), `gt_points` (N, 2) float32 x, y in pixel indices if any has a point.
-    For an annotation without a point, or whose point was cropped off, that is the mask's centre of
-    mass, or the box's centre where there is no mask. Points inside the image are moved to the
-    nearest pixel centre if they are beyond the outermost ones, so that they always index a pixel.
+    Fields:
+        gt_boxes: without `bbox` the bounds of the mask, without mask a box of zero size at `point`.
+        gt_classes: int64.
+        gt_masks: if any annotation has a segmentation; the others get an empty mask.
+        gt_points: (N, 2) float32 x, y in pixel indices, if any annotation has a point. Without a
+            point, or if it was cropped off, the mask's center of mass, or without mask the box's
+            center. Points on the outer half pixel of the image move inside to the nearest center.
 
     Args:
-        annos: as `transform_instance_annotations` returns them.
+        annos: from `transform_instance_annotations`.
         image_size: (height, width).
-        mask_format: "polygon" or "bitmask": `gt_masks` is a `PolygonMasks` or a `BitMasks`.
+        mask_format: "polygon" or "bitmask", for `PolygonMasks` or `BitMasks`.
     """
     target = Instances(image_size)
     masks = _masks_of(annos, image_size, mask_format)
@@ -194,7 +195,7 @@ def _is_point_only(anno: dict[str, Any]) -> bool:
 def _masks_of(
     annos: list[dict[str, Any]], image_size: tuple[int, int], mask_format: str
 ) -> PolygonMasks | BitMasks | None:
-    """One mask per annotation, empty where it has no segmentation; None if none has one."""
+    """One mask per annotation, empty without a segmentation; None if no annotation has one."""
     if mask_format not in ("polygon", "bitmask"):
         raise ValueError(f"mask_format={mask_format!r}; expected 'polygon' or 'bitmask'")
     if not any("segmentation" in anno for anno in annos):
@@ -203,8 +204,8 @@ def _masks_of(
     if mask_format == "polygon":
         if not all(isinstance(segmentation, list) for segmentation in segmentations):
             raise ValueError(
-                "Failed to use mask_format=='polygon' from the given annotations! Some are RLE: "
-                "set INPUT.MASK_FORMAT to 'bitmask'"
+                "mask_format='polygon', but some annotations are RLEs; set INPUT.MASK_FORMAT to "
+                "'bitmask'"
             )
         return PolygonMasks(segmentations)
     bitmasks = [_to_bitmask(segmentation, image_size) for segmentation in segmentations]
@@ -219,16 +220,12 @@ def _to_bitmask(
         return polygons_to_bitmask(segmentation, *image_size)
     mask = _decode_rle(segmentation) if isinstance(segmentation, dict) else segmentation
     if not isinstance(mask, np.ndarray) or mask.ndim != 2:
-        raise ValueError(
-            f"Cannot convert segmentation of type '{type(segmentation)}' to BitMasks! Supported "
-            "are polygons as list[list[float] or ndarray], COCO-style RLE as a dict, or a binary "
-            "mask as a 2D numpy array"
-        )
+        raise ValueError(f"{_unsupported(segmentation)}, or an (H, W) array")
     return mask
 
 
 def _boxes_of(annos: list[dict[str, Any]], masks: PolygonMasks | BitMasks | None) -> np.ndarray:
-    """(N, 4) float64 XYXY of the annotations; the masks' bounds, or zeros, where they have none."""
+    """(N, 4) float64 XYXY of the annotations; without a box the mask's bounds, or zeros."""
     boxes = np.zeros((len(annos), _BOX_SIDES))
     if masks is not None and not all("bbox" in anno for anno in annos):
         boxes[:] = masks.get_bounding_boxes().tensor.numpy()
@@ -260,11 +257,10 @@ def _points_of(
 
 
 def _contains(image_size: tuple[int, int], point: np.ndarray) -> bool:
-    """Whether a point in pixel indices lies in the image, its outer half pixels included."""
+    """Whether a point in pixel indices lies in the image."""
     height, width = image_size
-    return bool((point >= -PIXEL_CENTER).all()) and bool(
-        (point <= (width - PIXEL_CENTER, height - PIXEL_CENTER)).all()
-    )
+    low, high = -PIXEL_CENTER, np.array([width, height]) - PIXEL_CENTER
+    return bool(((point >= low) & (point <= high)).all())
 
 
 def _center_of_mass(mask: np.ndarray, fallback: np.ndarray) -> np.ndarray:
@@ -280,18 +276,18 @@ def filter_empty_instances(
     box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
-    """Drop instances of which nothing is left in the image.
+    """Drop instances that have left the image.
 
-    A point-only instance (a box of zero size at its own point, see `annotations_to_instances`) is
-    kept as long as the point lies in the image.
+    A point-only instance (a box of zero size at its point, see `annotations_to_instances`) is kept
+    if the point lies in the image.
 
     Args:
-        by_box: drop those whose box has a side of at most `box_threshold` pixels.
-        by_mask: drop those whose mask is empty, if there are masks.
+        by_box: drop boxes with a side of at most `box_threshold` pixels.
+        by_mask: drop empty masks, if there are masks.
         return_mask: also return which were kept, (N,) bool.
     """
     if not (by_box or by_mask):
-        raise ValueError("filter_empty_instances needs by_box or by_mask (or both)")
+        raise ValueError("filter_empty_instances needs by_box or by_mask")
     keep = torch.ones(len(instances), dtype=torch.bool, device=instances.gt_boxes.device)
     if by_box:
         keep &= instances.gt_boxes.nonempty(threshold=box_threshold)
@@ -304,36 +300,12 @@ def filter_empty_instances(
         limit = points.new_tensor([width, height]) - PIXEL_CENTER
         is_inside = ((points >= -PIXEL_CENTER) & (points <= limit)).all(dim=1)
         keep = torch.where(is_point_only, is_inside, keep)
-    kept = instances if keep.all() else instances[keep]  # masks are large: copy only if need be
+    kept = instances if keep.all() else instances[keep]  # masks are large: copy only if needed
     return (kept, keep) if return_mask else kept
 
 
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
-) -> T.CropTransform:
-    """A random crop that contains the centre of the instance's box.
-
-    Args:
-        crop_size, image_size: (height, width).
-        instance: an annotation with `bbox` and `bbox_mode`.
-    """
-    box = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
-    crop, size = np.asarray(crop_size, dtype=int), np.asarray(image_size, dtype=int)
-    center = np.array([box[1] + box[3], box[0] + box[2]]) / 2  # y, x
-    assert (size >= center).all(), (
-        f"The centre (y, x) = {tuple(center)} of the annotation's box lies outside the image of "
-        f"{tuple(image_size)}"
-    )
-    assert (size >= crop).all(), f"crop_size {crop_size} is larger than the image {image_size}"
-    low = np.maximum(np.floor(center).astype(int) - crop, 0)
-    high = np.minimum(np.maximum(size - crop, 0), np.ceil(center).astype(int))
-    top = np.random.randint(low[0], high[0] + 1)
-    left = np.random.randint(low[1], high[1] + 1)
-    return T.CropTransform(left, top, int(crop[1]), int(crop[0]), int(size[1]), int(size[0]))
-
-
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
-    """Raise ValueError unless the datasets' metadata agree in `key` (AttributeError if unset)."""
+    """Raise ValueError unless the metadata of all datasets agree in `key`."""
     if len(dataset_names) == 0:
         raise ValueError("check_metadata_consistency() needs at least one dataset name")
     first, *others = dataset_names
@@ -341,12 +313,9 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     for name in others:
         value = getattr(MetadataCatalog.get(name), key)
         if value != expected:
-            logging.getLogger(__name__).error(
-                "Datasets '%s' and '%s' differ in '%s': %s, %s", first, name, key, expected, value
-            )
             raise ValueError(
-                f"Datasets have different metadata '{key}': '{first}' has {expected}, '{name}' "
-                f"has {value}. They cannot be used together"
+                f"datasets with different {key!r} cannot be joined: '{first}' has {expected}, "
+                f"'{name}' has {value}"
             )
 
 
@@ -368,4 +337,4 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return augmentations
 
 
-build_transform_gen = build_augmentation  # the name in older code
+build_transform_gen = build_augmentation  # its name in older code

@@ -1,4 +1,4 @@
-"""Read images as arrays, whatever their colour mode and orientation, and convert formats."""
+"""Read images of any color mode and orientation as arrays, and convert formats."""
 
 import numpy as np
 import torch
@@ -30,12 +30,12 @@ _BYTE_SHIFT = 8
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image file upright, as its EXIF orientation tells.
+    """Read an image file upright, by its EXIF orientation.
 
-    Grey, palette, CMYK, transparent and 16-bit files are converted; 16 bits lose the low byte.
+    Gray, palette, CMYK, transparent and 16-bit files are converted; 16 bits lose the low byte.
 
     Args:
-        format: "RGB", "BGR", "L" (grey), "YUV-BT.601", a mode of PIL, or None: as stored.
+        format: "RGB", "BGR", "L" (gray), "YUV-BT.601", a mode of PIL, or None: as stored.
 
     Returns:
         (H, W, 3) uint8 for RGB and BGR, (H, W, 1) uint8 for L, (H, W, 3) float64 for YUV-BT.601.
@@ -46,13 +46,13 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
             return convert_PIL_to_numpy(_upright(image), format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"image '{file_name}' does not exist; check the dataset's image folder "
-            "(for builtin datasets it is below the folder in DETECTRON2_DATASETS)"
+            f"image '{file_name}' does not exist; check the dataset's image folder (for builtin "
+            "datasets, the environment variable DETECTRON2_DATASETS)"
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(
-            f"cannot read image '{file_name}': {error}. The file is damaged or no image: replace "
-            "it, or remove it from the annotations"
+            f"cannot read image '{file_name}': {error}. The file is damaged or not an image: "
+            "replace it, or remove it from the annotations"
         ) from error
 
 
@@ -80,7 +80,7 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """The high byte of 16-bit grey values; PIL's own conversion would clip all above 255."""
+    """The high byte of 16-bit gray values; PIL's own conversion would clip all above 255."""
     values = np.clip(np.asarray(image), 0, _MAX_16_BIT).astype(np.uint16)
     return Image.fromarray((values >> _BYTE_SHIFT).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""Precomputed proposals: boxes that another program found, from npz or JSON files."""
+"""Precomputed proposals: boxes from another program, in npz or JSON files."""
 
 import json
 import logging
@@ -11,11 +11,11 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = ["load_proposals_into_dataset", "read_proposals"]
 
-_NPZ_FORM = (
+_NPZ_FORMAT = (
     "arrays image_ids (P,), boxes (P, 4), scores (P,) and optionally bbox_mode, a number of "
     "BoxMode (0, the default: x0, y0, x1, y1)"
 )
-_JSON_FORM = 'a list of {"image_id": ..., "bbox": [x, y, width, height], "score": ...}'
+_JSON_FORMAT = 'a list of {"image_id": ..., "bbox": [x, y, width, height], "score": ...}'
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def read_proposals(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image ids (P,) str, boxes (P, 4) float32 x0, y0, x1, y1 in pixels, and scores (P,) float32.
 
     Args:
-        path: `.npz` with arrays image_ids, boxes, scores (and bbox_mode); or `.json` in the form of
-            COCO's detection results.
+        path: `.npz` with arrays image_ids, boxes, scores (and bbox_mode), or `.json` in COCO's
+            format of detection results.
     """
     if not PathManager.isfile(path):
         raise FileNotFoundError(f"proposal file '{path}' does not exist")
@@ -35,13 +35,13 @@ def read_proposals(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ids, boxes, scores, mode = _read_json(path)
     else:
         raise ValueError(
-            f"proposal file '{path}' must end in .npz ({_NPZ_FORM}) or .json ({_JSON_FORM}); "
-            "pickles are not read, since reading them runs code"
+            f"proposal file '{path}' must be .npz ({_NPZ_FORMAT}) or .json ({_JSON_FORMAT}); "
+            "pickles are not read, since that runs code"
         )
     if boxes.shape != (len(ids), 4) or scores.shape != (len(ids),):
         raise ValueError(
-            f"proposal file '{path}': {len(ids)} image ids need as many boxes of four numbers and "
-            f"scores, got boxes of shape {boxes.shape} and scores of shape {scores.shape}"
+            f"proposal file '{path}' has {len(ids)} image ids, but boxes of shape {boxes.shape} "
+            f"and scores of shape {scores.shape}"
         )
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError(f"proposal file '{path}' holds infinite or NaN boxes or scores")
@@ -54,8 +54,8 @@ def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:
         missing = [name for name in ("image_ids", "boxes", "scores") if name not in data]
         if missing:
             raise ValueError(
-                f"proposal file '{path}' lacks {missing}, it has {sorted(data.files)}; needed are "
-                f"{_NPZ_FORM}"
+                f"proposal file '{path}' lacks {missing}; it has {sorted(data.files)}, expected "
+                f"{_NPZ_FORMAT}"
             )
         mode = BoxMode(int(data["bbox_mode"])) if "bbox_mode" in data else BoxMode.XYXY_ABS
         return (
@@ -70,11 +70,11 @@ def _read_json(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:
     with PathManager.open(path, "r") as file:
         records = json.load(file)
     if not isinstance(records, list):
-        raise ValueError(f"proposal file '{path}' must hold {_JSON_FORM}")
+        raise ValueError(f"proposal file '{path}' must hold {_JSON_FORMAT}")
     for i, record in enumerate(records):
         if not isinstance(record, dict) or not {"image_id", "bbox", "score"} <= record.keys():
             raise ValueError(
-                f"proposal file '{path}', record {i}: {record!r}; expected {_JSON_FORM}"
+                f"proposal file '{path}', record {i}: {record!r}; expected {_JSON_FORMAT}"
             )
     ids = np.array([str(record["image_id"]) for record in records], dtype=str)
     boxes = np.array([record["bbox"] for record in records], dtype=np.float32).reshape(-1, 4)
@@ -88,13 +88,13 @@ def load_proposals_into_dataset(
     """Give each dict its proposals, best first; changes and returns the dicts.
 
     They get `proposal_boxes` (N, 4) float32, `proposal_objectness_logits` (N,) float32 (the file's
-    scores) and `proposal_bbox_mode`. Images that the file does not name get none of these boxes.
+    scores) and `proposal_bbox_mode`; N is 0 for an image that the file lacks.
 
     Args:
         dataset_dicts: with `image_id`; ids are compared as text.
         proposal_file: see `read_proposals`.
     """
-    logger.info("Loading proposals from %s", proposal_file)
+    logger.info("Reading proposals of %d images from %s", len(dataset_dicts), proposal_file)
     ids, boxes, scores = read_proposals(proposal_file)
     order = np.lexsort((-scores, ids))  # by image, best first; ties as in the file
     ids, boxes, scores = ids[order], boxes[order], scores[order]
@@ -114,8 +114,8 @@ def load_proposals_into_dataset(
     if len(unnamed) == len(dataset_dicts) and dataset_dicts:
         raise ValueError(
             f"proposal file '{proposal_file}' has boxes for none of {len(dataset_dicts)} images "
-            f"(such as image_id {unnamed[0]!r}); its ids are {list(span_of)[:5]}, ...: is it the "
-            "file of another dataset?"
+            f"(such as image_id {unnamed[0]!r}); its ids are {list(span_of)[:5]}, ... "
+            "and may be those of another dataset"
         )
     if unnamed:
         logger.warning(

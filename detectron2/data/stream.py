@@ -1,8 +1,8 @@
 """Batches of an endless training stream, as functions of their position in it.
 
-Position p of the stream always holds the same image with the same augmentation, whatever was loaded
-before, by whichever worker or rank. A resumed run therefore starts at its batch without loading the
-earlier ones, and N processes together see the images that one process with their total batch sees.
+Position p of the stream always holds the same image with the same augmentation, independent of
+worker, rank and what was loaded before. A resumed run therefore starts at its batch without loading
+earlier ones, and N processes see the images that one process with the total batch would see.
 """
 
 import itertools
@@ -29,7 +29,7 @@ class StreamIndex(NamedTuple):
 
 def derived_seed(seed: int, *path: int) -> int:
     """A 32-bit seed for one place, such as (rank, iteration), of a run that has `seed`."""
-    # The length, too: numpy takes sequences that differ by zeros at the end for the same.
+    # With the length, since numpy ignores zeros at the end of a sequence.
     return int(np.random.SeedSequence([seed, len(path), *path]).generate_state(1)[0])
 
 
@@ -37,7 +37,7 @@ class SeededDataset(Dataset):
     """`dataset` read through `StreamIndex`; with a seed, the generators are set for each sample.
 
     Augmentation draws from the global generators of numpy, `random` and torch: they are seeded from
-    (seed, position) before the sample is made. With `seed` None they are left alone.
+    (seed, position) before the sample is made. With `seed` None they are not seeded.
     """
 
     def __init__(self, dataset: Dataset, seed: int | None) -> None:
@@ -56,10 +56,10 @@ class SeededDataset(Dataset):
 
 @contextmanager
 def _generators_seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators, and put their states back afterwards.
+    """Seed the global generators, and restore their states afterwards.
 
-    Without workers the sample is made in the training process, whose own numbers must not depend on
-    how many workers there are.
+    Without workers, samples are made in the training process, whose own numbers must not depend on
+    the number of workers.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
@@ -80,7 +80,7 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
     batch are all wide or all not: an image waits until its kind fills a batch.
 
     Attributes:
-        start_batch: batches to leave out at the start of an iteration; nothing is loaded for them.
+        start_batch: batches to skip at the start of an iteration, without loading anything.
     """
 
     def __init__(
@@ -95,6 +95,10 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
 
     def __iter__(self) -> Iterator[list[StreamIndex]]:
         return itertools.islice(self._batches(), self.start_batch, None)
+
+    def __len__(self) -> int:
+        """Batches of a finite sampler, or one more if both kinds leave an incomplete batch."""
+        return max(len(self._sampler) // self._batch_size - self.start_batch, 0)
 
     def _batches(self) -> Iterator[list[StreamIndex]]:
         # Samplers give rank r the elements r, r + world size, ... of one common stream.
@@ -111,7 +115,7 @@ class StreamBatchSampler(Sampler[list[StreamIndex]]):
 def set_start_batch(data_loader: Any, start_batch: int) -> bool:
     """Let the next iteration over `data_loader` begin at batch `start_batch`.
 
-    Returns False, and does nothing, where the loader was not made for it.
+    Returns False, and does nothing, if the loader does not support it.
     """
     batch_sampler = getattr(data_loader, "batch_sampler", None)
     if not isinstance(batch_sampler, StreamBatchSampler):

@@ -26,10 +26,10 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class BestCheckpointer(HookBase):
-    """Save `{file_prefix}.pth` whenever an evaluation improved `val_metric`.
+    """Save `{file_prefix}.pth` whenever an evaluation improves `val_metric`.
 
     Register it after the `EvalHook`, with the same period. A metric that is NaN or infinite is
-    never the best. The best value so far is kept in checkpoints: a resumed run goes on from it.
+    never the best. Checkpoints keep the best value so far, so a resumed run continues from it.
     """
 
     def __init__(
@@ -53,35 +53,30 @@ class BestCheckpointer(HookBase):
 
     def _check(self) -> None:
         logger = logging.getLogger(__name__)
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
+        name = self._val_metric
+        value, iteration = self.trainer.storage.latest().get(name, (None, None))
+        if value is None:
             logger.warning(
-                "No metric %r was found, so no best checkpoint can be saved: the EvalHook must "
-                "come before this hook and return that metric.",
-                self._val_metric,
+                "No best checkpoint: metric %r was not recorded. Register the EvalHook that "
+                "returns it before BestCheckpointer",
+                name,
             )
-            return
-        value, iteration = latest
-        if not math.isfinite(value):
-            logger.warning(
-                "%s is %s at iteration %d: not saved", self._val_metric, value, iteration
-            )
-            return
-        if self.best_metric is not None and not self._is_better(value, self.best_metric):
+        elif not math.isfinite(value):
+            logger.warning("%s is %s at iteration %d: not saved", name, value, iteration)
+        elif self.best_metric is not None and not self._is_better(value, self.best_metric):
             logger.info(
                 "%s %.5f at iteration %d is not better than %.5f at iteration %d: not saved",
-                *(self._val_metric, value, iteration, self.best_metric, self.best_iter),
+                *(name, value, iteration, self.best_metric, self.best_iter),
             )
-            return
-        logger.info("Best %s so far: %.5f at iteration %d", self._val_metric, value, iteration)
-        self.best_metric, self.best_iter = value, iteration
-        self._checkpointer.save(self._file_prefix, iteration=iteration)
+        else:
+            logger.info("Best %s so far: %.5f at iteration %d", name, value, iteration)
+            self.best_metric, self.best_iter = value, iteration
+            self._checkpointer.save(self._file_prefix, iteration=iteration)
 
     def after_step(self) -> None:
-        # Where the last iteration closes a period, the evaluation runs in after_train.
-        if is_due(self.trainer.iter, self._period) and (
-            self.trainer.iter + 1 != self.trainer.max_iter
-        ):
+        # If the last iteration closes a period, the evaluation runs in after_train.
+        is_last = self.trainer.iter + 1 == self.trainer.max_iter
+        if is_due(self.trainer.iter, self._period) and not is_last:
             self._check()
 
     def after_train(self) -> None:

@@ -22,7 +22,7 @@ from detectron2.data import (
 )
 from detectron2.data.stream import set_start_batch
 from detectron2.engine import hooks
-from detectron2.engine.setup import (
+from detectron2.engine.setup import (  # noqa: F401 (imported from here by users)
     create_ddp_model,
     default_argument_parser,
     default_setup,
@@ -42,15 +42,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
-
 _LOG_PERIOD = 20  # iterations between two lines of progress
 _LOG_SECONDS = 10.0  # in slow runs, about the longest silence
 
@@ -58,92 +49,77 @@ _LOG_SECONDS = 10.0  # in slow runs, about the longest silence
 class DefaultPredictor:
     """The model of a config with its weights, for one image at a time.
 
-    Resizes as in testing, and puts the results back into the frame of the given image.
+    Resizes as in testing and returns results in the frame of the given image.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg.clone()  # the model may change it
-        self.model = build_model(self.cfg)
-        self.model.eval()
-        if len(cfg.DATASETS.TEST):
-            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.aug = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT={cfg.INPUT.FORMAT!r}; expected 'RGB' or 'BGR'")
+        self.cfg = cfg.clone()  # building the model may change it
         self.input_format = cfg.INPUT.FORMAT
-        if self.input_format not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT={self.input_format!r}; expected 'RGB' or 'BGR'")
+        shortest = cfg.INPUT.MIN_SIZE_TEST
+        self.aug = T.ResizeShortestEdge([shortest, shortest], cfg.INPUT.MAX_SIZE_TEST)
+        if cfg.DATASETS.TEST:
+            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+        self.model = build_model(self.cfg).eval()
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
         """Predict on an image: (H, W, 3) uint8, BGR -> the model's output for it."""
-        if self.input_format == "RGB":
-            original_image = original_image[:, :, ::-1]
+        pixels = original_image if self.input_format == "BGR" else original_image[..., ::-1]
+        resized = self.aug.get_transform(pixels).apply_image(pixels)
+        image = torch.from_numpy(resized.astype(np.float32)).permute(2, 0, 1).contiguous()
         height, width = original_image.shape[:2]
-        image = self.aug.get_transform(original_image).apply_image(original_image)
-        tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)).astype("float32"))
-        inputs = {"image": tensor, "height": height, "width": width}
-        return self.model([inputs])[0]
+        return self.model([{"image": image, "height": height, "width": width}])[0]
+
+
+def _of_loop(name: str) -> property:
+    """Attribute of a `DefaultTrainer` that is read from and written to its inner trainer."""
+
+    def read(trainer: "DefaultTrainer") -> Any:
+        return getattr(trainer._trainer, name)
+
+    def write(trainer: "DefaultTrainer", value: Any) -> None:
+        setattr(trainer._trainer, name, value)
+
+    return property(read, write)
 
 
 class DefaultTrainer(TrainerBase):
     """The standard training program of a config: model, optimizer, data, schedule, hooks.
 
-    Subclasses override the `build_*` class methods. With `SEED` >= 0 a run that was killed and
-    resumed ends with the weights of an uninterrupted one (on a CPU, to the bit): checkpoints hold
-    model, optimizer, schedule and iteration, and data order, augmentation and the generators in
-    the training process are functions of the seed and the position in training.
+    Subclasses override the `build_*` class methods. With `SEED` >= 0, a run that was killed and
+    resumed ends with the weights of an uninterrupted one (on a CPU, bit for bit): checkpoints hold
+    model, optimizer, schedule and iteration, and data order, augmentation and the generators of
+    the training process depend only on the seed and the position in the training.
     """
+
+    model = _of_loop("model")
+    data_loader = _of_loop("data_loader")
+    optimizer = _of_loop("optimizer")
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-
+            setup_logger()  # a program that did not call default_setup
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.max_iter = cfg.SOLVER.MAX_ITER
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_class(model, data_loader, optimizer)
+        loader = self.build_train_loader(cfg)
+        parallel = create_ddp_model(model, broadcast_buffers=False)
+        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = loop(parallel, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        # A proxy: trainer and checkpointer would else keep each other alive.
+        # A proxy, because trainer and checkpointer would keep each other alive.
         self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    @property
-    def model(self) -> nn.Module:
-        return self._trainer.model
-
-    @model.setter
-    def model(self, model: nn.Module) -> None:
-        self._trainer.model = model
-
-    @property
-    def data_loader(self) -> Iterable:
-        return self._trainer.data_loader
-
-    @data_loader.setter
-    def data_loader(self, data_loader: Iterable) -> None:
-        self._trainer.data_loader = data_loader
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self._trainer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self._trainer.optimizer = optimizer
-
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of OUTPUT_DIR, where `resume` and there is one.
+        """With `resume`, continue from the last checkpoint in OUTPUT_DIR if there is one.
 
         Otherwise load MODEL.WEIGHTS (weights only) and start at iteration 0.
         """
@@ -154,14 +130,14 @@ class DefaultTrainer(TrainerBase):
         starts = comm.all_gather(self.start_iter)
         if len(set(starts)) > 1:
             raise ValueError(
-                f"the processes would start at iterations {starts}: {self.cfg.OUTPUT_DIR} must "
-                "hold the same checkpoint on every machine"
+                f"the ranks would start at iterations {starts}: {self.cfg.OUTPUT_DIR} must hold "
+                "the same checkpoint on every machine"
             )
         in_order = self.cfg.SEED >= 0 and set_start_batch(self.data_loader, self.start_iter)
         if self.start_iter > 0 and not in_order:
             logging.getLogger(__name__).warning(
-                "The order of the data starts anew: continuing it needs SEED >= 0 and a loader "
-                "made by build_detection_train_loader."
+                "The order of the data starts anew. To continue it, set SEED >= 0 and use a loader "
+                "made by build_detection_train_loader"
             )
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -169,7 +145,7 @@ class DefaultTrainer(TrainerBase):
         cfg = self.cfg
         precise_bn = None
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            # Its own loader, in this process, so that training's order and memory are left alone.
+            # A loader in this process: it leaves the order and the memory of the training alone.
             bn_cfg = cfg.clone()
             bn_cfg.defrost()
             bn_cfg.DATALOADER.NUM_WORKERS = 0
@@ -184,22 +160,22 @@ class DefaultTrainer(TrainerBase):
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
-        is_main = comm.is_main_process()
-        return [
+        built: list[HookBase | None] = [
             hooks.IterationSeed(cfg.SEED) if cfg.SEED >= 0 else None,
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             precise_bn,
-            # After what changes the state, before the evaluation: if that fails, its model is kept.
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-            if is_main
-            else None,
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results),
-            # Last, so that the evaluation's figures are written too.
-            hooks.PeriodicWriter(self.build_writers(), _LOG_PERIOD, _LOG_SECONDS)
-            if is_main
-            else None,
         ]
+        is_main = comm.is_main_process()
+        if is_main:
+            # Before the evaluation: if that fails, its model is saved.
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
+        built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results))
+        if is_main:
+            # Last, so that the figures of the evaluation are written, too.
+            built.append(hooks.PeriodicWriter(self.build_writers(), _LOG_PERIOD, _LOG_SECONDS))
+        return built
 
     def build_writers(self) -> list[EventWriter]:
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
@@ -215,13 +191,16 @@ class DefaultTrainer(TrainerBase):
     def before_train(self) -> None:
         super().before_train()
         if self.start_iter < self.max_iter:
-            # Now, and not in the first step: it draws a random number, and a run that is resumed
-            # has its first step elsewhere.
+            # Starting the loader draws a random number. It must not happen inside the first step,
+            # because the first step of a resumed run is another one.
             self._trainer.start_data_loader()
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
         self._trainer.run_step()
+
+    def join_background(self) -> None:
+        self._trainer.join_background()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}
@@ -266,17 +245,18 @@ class DefaultTrainer(TrainerBase):
         model: nn.Module,
         evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
-        """Evaluate on each dataset of DATASETS.TEST; `build_evaluator` makes evaluators not given.
+        """Evaluate on each dataset of DATASETS.TEST, with `build_evaluator` if none are given.
 
         Returns:
             `{task: {metric: number}}` for one dataset, `{dataset: {task: ...}}` for several; filled
             on the main process.
         """
+        logger = logging.getLogger(__name__)
         names = cfg.DATASETS.TEST
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
         if evaluators is None:
             evaluators = [None] * len(names)
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
         if len(evaluators) != len(names):
             raise ValueError(
                 f"{len(names)} datasets in DATASETS.TEST, {len(evaluators)} evaluators"
@@ -288,24 +268,21 @@ class DefaultTrainer(TrainerBase):
             try:
                 evaluator = cls.build_evaluator(cfg, name) if evaluator is None else evaluator
             except NotImplementedError:
-                logging.getLogger(__name__).warning(
-                    "%s is not evaluated: build_evaluator has none for it; give test(evaluators=)",
-                    name,
-                )
+                logger.warning("%s is not evaluated: build_evaluator has no evaluator for it", name)
                 results[name] = {}
                 continue
             results[name] = inference_on_dataset(model, data_loader, evaluator)
             if comm.is_main_process():
-                logging.getLogger(__name__).info("Evaluation results for %s in csv format:", name)
+                logger.info("Results on %s, as rows to copy:", name)
                 print_csv_format(results[name], mode=getattr(evaluator, "mode", None))
         return next(iter(results.values())) if len(results) == 1 else results
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """The config for `num_workers` processes, made from SOLVER.REFERENCE_WORLD_SIZE.
+        """`cfg`, written for SOLVER.REFERENCE_WORLD_SIZE processes, scaled to `num_workers`.
 
         Batch size and learning rate grow with the number of processes; iterations, steps, warm-up
-        and periods shrink. A reference of 0 leaves all as it is.
+        and periods shrink. A reference of 0 changes nothing.
         """
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):
@@ -327,7 +304,7 @@ class DefaultTrainer(TrainerBase):
         solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
         solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
         cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
-        solver.REFERENCE_WORLD_SIZE = num_workers  # scaling once is enough
+        solver.REFERENCE_WORLD_SIZE = num_workers  # never scale twice
         logging.getLogger(__name__).info(
             "Config scaled from %d to %d processes: IMS_PER_BATCH=%d BASE_LR=%g MAX_ITER=%d "
             "WARMUP_ITERS=%d",

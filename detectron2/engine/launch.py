@@ -1,4 +1,4 @@
-"""Start a function in one process or in several: by spawning, or inside what torchrun started."""
+"""Run a function in one process or in several, spawned here or started by torchrun."""
 
 import os
 import socket
@@ -11,8 +11,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from detectron2.utils import comm
-
-__all__ = ["DEFAULT_TIMEOUT", "launch"]
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
@@ -31,18 +29,18 @@ def launch(
 ) -> None:
     """Run `main_func(*args)` in every process of a job.
 
-    Under torchrun (its environment variables are set) this process is already one of the job's: it
-    joins the process group and runs. Otherwise one process a GPU is spawned, or, where
-    `num_gpus_per_machine` is 0, `num_processes` on the CPU, which talk through gloo. A job of one
-    process runs right here.
+    Under torchrun (its environment variables are set), this process joins the process group and
+    runs the function. Otherwise one process is spawned for each GPU; if `num_gpus_per_machine` is
+    0, `num_processes` are spawned on the CPU and communicate through gloo. A job of one process
+    runs in this one.
 
     Args:
         main_func: must be importable by name (it is pickled for the spawned processes).
-        num_gpus_per_machine: processes on each machine, one a GPU.
-        num_machines: the command runs once on each of them, with its own `machine_rank`.
+        num_gpus_per_machine: processes on each machine, one for each GPU.
+        num_machines: call `launch` once on each of them, with its own `machine_rank`.
         machine_rank: from 0 to `num_machines - 1`.
         dist_url: `tcp://host:port` of machine 0; "auto" finds a free port (one machine only).
-        timeout: how long a collective may wait.
+        timeout: longest wait in a collective operation.
         num_processes: processes on each machine when no GPU is used.
     """
     if all(name in os.environ for name in TORCHRUN_VARIABLES):
@@ -51,8 +49,8 @@ def launch(
     use_gpu = num_gpus_per_machine > 0
     if use_gpu and num_processes > 1:
         raise ValueError(
-            f"got {num_gpus_per_machine} GPUs and {num_processes} CPU processes a machine: "
-            "several CPU processes need --num-gpus 0"
+            f"got {num_gpus_per_machine} GPUs and {num_processes} CPU processes per machine: CPU "
+            "processes need --num-gpus 0"
         )
     local_size = num_gpus_per_machine if use_gpu else num_processes
     world_size = local_size * num_machines
@@ -65,12 +63,13 @@ def launch(
         return
     if use_gpu and torch.cuda.device_count() < local_size:
         raise ValueError(
-            f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. Without GPUs use "
-            "--num-gpus 0 --num-processes N."
+            f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. To run on the CPU, "
+            "add --num-gpus 0 --num-processes N"
         )
     dist_url = _rendezvous_url(dist_url, num_machines)
-    job = (world_size, local_size, machine_rank, dist_url, use_gpu, timeout)
-    mp.spawn(_spawned_worker, nprocs=local_size, args=(main_func, args, *job), daemon=False)
+    group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
+    job = (main_func, args, local_size, machine_rank, use_gpu, group)
+    mp.spawn(_spawned_worker, nprocs=local_size, args=job, daemon=False)
 
 
 def _rendezvous_url(dist_url: str | None, num_machines: int) -> str:
@@ -87,47 +86,28 @@ def _spawned_worker(
     local_rank: int,
     main_func: Callable[..., Any],
     args: Sequence[Any],
-    world_size: int,
     local_size: int,
     machine_rank: int,
-    dist_url: str,
     use_gpu: bool,
-    timeout: timedelta,
+    group: dict[str, Any],
 ) -> None:
-    _join_and_run(
-        main_func,
-        args,
-        local_rank=local_rank,
-        local_size=local_size,
-        use_gpu=use_gpu,
-        init_method=dist_url,
-        rank=machine_rank * local_size + local_rank,
-        world_size=world_size,
-        timeout=timeout,
-    )
+    rank = machine_rank * local_size + local_rank
+    _join_and_run(main_func, args, local_rank, local_size, use_gpu, rank=rank, **group)
 
 
 def _run_under_torchrun(
     main_func: Callable[..., Any], num_gpus: int, args: Sequence[Any], timeout: timedelta
 ) -> None:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    _join_and_run(
-        main_func,
-        args,
-        local_rank=local_rank,
-        local_size=local_size,
-        use_gpu=num_gpus > 0 and torch.cuda.device_count() >= local_size,
-        init_method="env://",
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=timeout,
-    )
+    use_gpu = num_gpus > 0 and torch.cuda.device_count() >= local_size
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    group = {"init_method": "env://", "world_size": world_size, "timeout": timeout}
+    _join_and_run(main_func, args, local_rank, local_size, use_gpu, rank=rank, **group)
 
 
 def _join_and_run(
     main_func: Callable[..., Any],
     args: Sequence[Any],
-    *,
     local_rank: int,
     local_size: int,
     use_gpu: bool,
@@ -138,11 +118,11 @@ def _join_and_run(
         # Before the first collective: NCCL uses the current device.
         torch.cuda.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        # Else each process would take every core, and all wait for each other.
+        # Otherwise each process would use every core and slow down the others.
         torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     dist.init_process_group("nccl" if use_gpu else "gloo", **group)
     comm.create_local_process_group(local_size)
-    # No process may go on to barriers or time-outs before all have joined.
+    # Wait here, so that slow starters do not run into the timeout of the first collective.
     comm.synchronize()
     try:
         main_func(*args)

@@ -1,4 +1,4 @@
-"""What training programs do first: arguments, logs, seeds, writers, distributed model."""
+"""The first steps of a training program: arguments, logs, seed, writers, distributed model."""
 
 import argparse
 import logging
@@ -23,16 +23,14 @@ from detectron2.utils.events import (
 )
 from detectron2.utils.logger import setup_logger
 
-__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
-
-# Per-user default port, so that two users of one machine do not meet.
+# The default port depends on the user, so that two users of one machine get different ports.
 _FIRST_PORT, _NUM_PORTS = 2**15 + 2**14, 2**14
 
 
 def create_ddp_model(
     model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any
 ) -> nn.Module:
-    """Wrap `model` in DistributedDataParallel; without a distributed job it is returned as it is.
+    """`model` in DistributedDataParallel, or `model` itself if there is one process.
 
     Args:
         fp16_compression: send gradients as float16.
@@ -51,61 +49,65 @@ def create_ddp_model(
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """The command line of training programs: config file, mode, machines, config overrides."""
+    """The options of training programs: config file, mode, machines, config keys."""
     program = sys.argv[0]
     parser = argparse.ArgumentParser(
         epilog=epilog
         or f"""
 Examples:
-  one machine:
+  train on 8 GPUs:
     {program} --num-gpus 8 --config-file cfg.yaml
-  other values of config keys:
+  change config keys:
     {program} --config-file cfg.yaml MODEL.WEIGHTS /path/weight.pth SOLVER.BASE_LR 0.001
   two processes on the CPU:
     {program} --config-file cfg.yaml --num-gpus 0 --num-processes 2
-  several machines, on each of them with its own rank:
+  on two machines, on each with its own rank:
     {program} --config-file cfg.yaml --machine-rank 0 --num-machines 2 --dist-url tcp://HOST:PORT
     torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 ... {program} --config-file cfg.yaml
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
+        "--config-file", default="", metavar="FILE", help="YAML file with config keys"
     )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs *per machine*")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS without training"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs to use on each machine")
     parser.add_argument(
         "--num-processes",
         type=int,
         default=1,
-        help="number of processes per machine on the CPU, with --num-gpus 0",
+        help="CPU processes on each machine; needs --num-gpus 0",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines that take part")
     parser.add_argument(
-        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
+        "--machine-rank", type=int, default=0, help="number of this machine, from 0"
     )
     user = os.getuid() if hasattr(os, "getuid") else 1
     parser.add_argument(
         "--dist-url",
         default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _NUM_PORTS}",
-        help="where the processes meet; 'auto' finds a free port on one machine",
+        help="address of machine 0, tcp://HOST:PORT; 'auto' picks a free port on one machine",
     )
     parser.add_argument(
         "opts",
         default=None,
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="config overrides, last",
+        help="config keys to change, at the end of the command",
     )
     return parser
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) -> None:
-    """Make OUTPUT_DIR with a log and a copy of the config, and seed this process.
+    """Create OUTPUT_DIR, start its log, save the config there, and seed this process.
 
     Args:
-        args: the parsed arguments; `config_file` and `eval_only` are looked at where they exist.
+        args: parsed arguments; `config_file` and `eval_only` are read if present.
     """
     setup_environment()
     rank = comm.get_rank()
@@ -115,9 +117,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) ->
     for name in ("fvcore", "adet", "detectron2"):
         setup_logger(cfg.OUTPUT_DIR or None, distributed_rank=rank, name=name)
     logger = logging.getLogger(__name__)
-    logger.info("Rank of this process: %d, world size: %d", rank, comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
+    logger.info("Process %d of %d", rank, comm.get_world_size())
+    logger.info("Versions and devices:\n%s", collect_env_info())
+    logger.info("Arguments: %s", args)
     config_file = getattr(args, "config_file", "")
     if config_file:
         logger.info("Config file: %s", config_file)
@@ -127,11 +129,11 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) ->
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(cfg.dump())
         os.replace(temporary, path)
-        logger.info("Full config saved to %s", path)
-    # Ranks draw different numbers.
+        logger.info("Wrote the config of this run to %s", path)
+    # Each rank draws its own random numbers.
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not getattr(args, "eval_only", False):
-        # Evaluation meets many image sizes; benchmarking each would cost more than it saves.
+        # Not in evaluation: it has many image sizes, and each would be benchmarked.
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 

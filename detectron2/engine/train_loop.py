@@ -5,19 +5,18 @@ and one (infinite) data loader; `AMPTrainer` does the same in mixed precision.
 """
 
 import logging
-import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import detectron2.utils.comm as comm
+from detectron2.engine.metrics import BackgroundMetrics, gather_metrics, record_metrics
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
-
-__all__ = ["HookBase", "TrainerBase", "SimpleTrainer", "AMPTrainer"]
 
 
 def is_due(iteration: int, period: int) -> bool:
@@ -69,9 +68,7 @@ class TrainerBase:
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
         """Append hooks (None entries are skipped); they run in the order of registration."""
-        for hook in hooks:
-            if hook is None:
-                continue
+        for hook in filter(None, hooks):
             if not isinstance(hook, HookBase):
                 raise TypeError(f"expected a HookBase, got {type(hook).__name__}: {hook!r}")
             # A strong reference would make a cycle, and GPU memory would be freed late.
@@ -79,26 +76,34 @@ class TrainerBase:
             self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations `start_iter` to `max_iter - 1`; an error is logged, then raised."""
+        """Run iterations `start_iter` to `max_iter - 1`; an error is logged and raised again."""
         logger = logging.getLogger(__name__)
-        logger.info("Starting training from iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        logger.info("Training iterations %d to %d", start_iter, max_iter - 1)
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         with EventStorage(start_iter) as self.storage:
             try:
-                self.before_train()
-                for iteration in range(start_iter, max_iter):
-                    self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                # Only a run that got through has iter == max_iter: hooks tell success by it.
-                self.iter = max(start_iter, max_iter)
+                self._run_iterations()
             except Exception:
-                logger.exception("Exception during training, in iteration %d:", self.iter)
+                logger.exception("Training stopped in iteration %d", self.iter)
                 raise
             finally:
                 self.after_train()
+
+    def _run_iterations(self) -> None:
+        self.before_train()
+        try:
+            for iteration in range(self.start_iter, self.max_iter):
+                self.iter = iteration
+                self.before_step()
+                self.run_step()
+                self.after_step()
+        finally:
+            self.join_background()
+        # Hooks tell success by iter == max_iter, so it is set only when nothing failed.
+        self.iter = max(self.start_iter, self.max_iter)
+
+    def join_background(self) -> None:
+        """Wait for work in other threads and raise its error; a plain trainer has none."""
 
     def before_train(self) -> None:
         for hook in self._hooks:
@@ -143,7 +148,8 @@ class TrainerBase:
                 hooks[name].load_state_dict(hook_state)
             else:
                 logging.getLogger(__name__).warning(
-                    "The checkpoint holds a state of hook %r, which this run has not: ignored.",
+                    "The checkpoint has a state for hook %r. This run has no such hook; the state "
+                    "is not used",
                     name,
                 )
 
@@ -160,19 +166,36 @@ class TrainerBase:
 class SimpleTrainer(TrainerBase):
     """One model, one optimizer, one data source: fetch, forward, backward, step.
 
-    The model takes a batch and gives a dict of scalar losses (or one scalar), which are summed.
-    With several processes the model is expected to be wrapped in DistributedDataParallel already.
+    The model takes a batch and returns a dict of scalar losses (or one scalar), which are summed.
+    With several processes, wrap the model in DistributedDataParallel first.
     """
 
     def __init__(
-        self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
     ) -> None:
+        """
+        Args:
+            gather_metric_period: collect losses from all ranks and record them every so many
+                iterations. Each time costs one synchronization.
+            zero_grad_before_forward: clear gradients before the forward pass instead of after it.
+            async_write_metrics: collect metrics in a background thread. They are recorded under
+                the iteration they belong to, but up to a few iterations later.
+        """
         super().__init__()
-        # A model that was evaluated before is still in eval mode.
+        # A model that was just evaluated is still in eval mode.
         model.train()
         self.model = model
         self.data_loader = data_loader
         self.optimizer = optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._metrics = BackgroundMetrics() if async_write_metrics else None
         self._data_loader_iter_obj: Iterator | None = None
 
     @property
@@ -181,9 +204,9 @@ class SimpleTrainer(TrainerBase):
         return self._data_loader_iter_obj
 
     def start_data_loader(self) -> None:
-        """Begin to iterate over the data, if that has not begun; the first step else does it.
+        """Start iterating over the data; the first step does it otherwise.
 
-        Not done in the constructor, so that a resumed run can set the loader's position first.
+        The constructor does not, so that a resumed run can set the loader's position first.
         """
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
@@ -196,55 +219,58 @@ class SimpleTrainer(TrainerBase):
 
     def run_step(self) -> None:
         if not self.model.training:
-            raise RuntimeError(f"{type(self).__name__}: the model was changed to eval mode")
-        data, data_time = self._fetch()
-        loss_dict = _as_loss_dict(self.model(data))
-        self.optimizer.zero_grad()
-        sum(loss_dict.values()).backward()
-        self._write_metrics(loss_dict, data_time)
-        self.optimizer.step()
-
-    def _fetch(self) -> tuple[Any, float]:
-        """The next batch and the seconds that it took."""
+            raise RuntimeError(
+                f"{type(self).__name__} cannot train a model in eval mode: a hook or an evaluation "
+                "must call model.train() when it is done"
+            )
         start = time.perf_counter()
         data = next(self._data_loader_iter)
-        return data, time.perf_counter() - start
+        data_time = time.perf_counter() - start
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        with self._precision():
+            losses = self.model(data)
+            if isinstance(losses, Tensor):
+                losses = {"total_loss": losses}
+            total = sum(losses.values())
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self._backward(total)
+        if is_due(self.iter, self.gather_metric_period):
+            self._write_metrics(losses, data_time)
+        self._update()
+
+    def _precision(self) -> AbstractContextManager:
+        """Context of the forward pass."""
+        return nullcontext()
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def _update(self) -> None:
+        self.optimizer.step()
 
     def _write_metrics(
         self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = ""
     ) -> None:
-        SimpleTrainer.write_metrics(loss_dict, data_time, prefix)
+        if self._metrics is None:
+            SimpleTrainer.write_metrics(loss_dict, data_time, prefix)
+        else:
+            self._metrics.write(loss_dict, data_time, self.iter, prefix)
 
     @staticmethod
     def write_metrics(loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "") -> None:
-        """Put losses (mean over ranks), their sum and the largest data time into the storage.
+        """Record losses (mean over ranks), their sum and the largest data time of any rank.
 
-        Raises FloatingPointError, on the main process, where the sum of losses is not finite.
+        Raises FloatingPointError on the main process if the sum is not finite.
         """
-        names = list(loss_dict)
-        # One copy from the device, not one per loss.
-        values = (
-            torch.stack([loss_dict[name].detach().float().reshape(()) for name in names])
-            .cpu()
-            .tolist()
-        )
-        gathered = comm.gather((data_time, dict(zip(names, values, strict=True))))
-        if not comm.is_main_process():
-            return
-        storage = get_event_storage()
-        storage.put_scalar("data_time", max(seconds for seconds, _ in gathered))
-        metrics = {
-            name: sum(rank_losses[name] for _, rank_losses in gathered) / len(gathered)
-            for name in names
-        }
-        total = sum(metrics.values())
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"the loss became infinite or NaN at iteration={storage.iter}; losses: {metrics}"
-            )
-        storage.put_scalar(f"{prefix}total_loss", total)
-        if len(metrics) > 1:
-            storage.put_scalars(**metrics)
+        gathered = gather_metrics(loss_dict, data_time)
+        if comm.is_main_process():
+            record_metrics(gathered, get_event_storage().iter, prefix)
+
+    def join_background(self) -> None:
+        if self._metrics is not None:
+            self._metrics.join()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
@@ -262,26 +288,34 @@ class AMPTrainer(SimpleTrainer):
         model: nn.Module,
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
+        async_write_metrics: bool = False,
     ) -> None:
-        if next(model.parameters()).device.type != "cuda":
+        device = next(model.parameters()).device
+        if device.type != "cuda":
             raise ValueError(
-                "mixed precision training needs a CUDA device, but the model is on "
-                f"{next(model.parameters()).device}: set SOLVER.AMP.ENABLED False"
+                f"mixed precision needs a model on a CUDA device, not on {device}: move it, or set "
+                "SOLVER.AMP.ENABLED False"
             )
-        super().__init__(model, data_loader, optimizer)
+        super().__init__(
+            model,
+            data_loader,
+            optimizer,
+            gather_metric_period,
+            zero_grad_before_forward,
+            async_write_metrics,
+        )
         self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
 
-    def run_step(self) -> None:
-        if not self.model.training:
-            raise RuntimeError(f"{type(self).__name__}: the model was changed to eval mode")
-        data, data_time = self._fetch()
-        with torch.autocast("cuda"):
-            loss_dict = _as_loss_dict(self.model(data))
-            losses = sum(loss_dict.values())
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(losses).backward()
-        self._write_metrics(loss_dict, data_time)
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast("cuda")
+
+    def _backward(self, loss: Tensor) -> None:
+        self.grad_scaler.scale(loss).backward()
+
+    def _update(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -291,7 +325,3 @@ class AMPTrainer(SimpleTrainer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _as_loss_dict(losses: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return {"total_loss": losses} if isinstance(losses, Tensor) else losses

@@ -1,4 +1,4 @@
-"""Run a model over a dataset and measure what it gives: AP as COCO or Pascal VOC define it."""
+"""Run a model over a dataset and measure its outputs: AP by the rules of COCO or Pascal VOC."""
 
 from detectron2.evaluation.coco_evaluation import COCOEvaluator, instances_to_coco_json
 from detectron2.evaluation.evaluator import (

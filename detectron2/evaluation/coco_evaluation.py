@@ -1,4 +1,4 @@
-"""Box and mask AP as COCO defines them, from a model's `Instances`."""
+"""Box and mask AP by COCO's definition, from a model's `Instances`."""
 
 import contextlib
 import copy
@@ -16,7 +16,6 @@ import pycocotools.mask as mask_util
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tabulate import tabulate
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
@@ -26,7 +25,7 @@ from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.logger import create_small_table
+from detectron2.utils.logger import create_small_table, create_wide_table
 
 __all__ = ["COCOEvaluator", "instances_to_coco_json"]
 
@@ -43,14 +42,17 @@ METRICS = {
 }
 COCO_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 DEFAULT_MAX_DETS = 100
-_TABLE_COLUMNS = 6  # class and AP, three times
+
+
+class UnknownCategoryError(RuntimeError, AssertionError):
+    """A prediction has a class that the dataset lacks; Detectron2 v0.6 has an AssertionError."""
 
 
 class COCOEvaluator(DatasetEvaluator):
     """COCO's AP for boxes and masks, over all classes and sizes and for each class.
 
-    Every image of the dataset counts, also those without annotations. With several processes each
-    takes its share of images, and the main one computes the figures.
+    Every image of the dataset counts, also those without annotations. With several processes, the
+    main one computes the figures from the predictions of all.
     """
 
     def __init__(
@@ -68,26 +70,25 @@ class COCOEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a registered dataset. One without a `json_file` in its metadata is
-                converted to COCO's format first, into `output_dir`.
-            tasks: among "bbox" and "segm"; None takes what the predictions hold.
-            distributed: gather predictions from all processes; else each evaluates its own.
-            output_dir: where `coco_instances_results.json` goes; None writes nothing.
-            max_dets_per_image: most detections counted an image (COCO: 100); of several limits,
+            dataset_name: a registered dataset. If its metadata has no `json_file`, it is converted
+                to COCO's format in `output_dir` first.
+            tasks: "bbox", "segm" or both; None: what the predictions hold.
+            distributed: gather predictions from all processes; False: each evaluates its own.
+            output_dir: folder for `coco_instances_results.json`; None: writes nothing.
+            max_dets_per_image: how many detections per image count (COCO: 100); of several limits,
                 the largest.
-            use_fast_impl: evaluate in C++; False uses pycocotools. Both give the same figures.
-            kpt_oks_sigmas: for keypoints, which are not evaluated here: empty.
-            mode: what made the predictions, shown with the figures where they are no plain
-                detector's, e.g. "prompt=point, scores forced to 1: pseudo-label quality, not
-                detector AP".
-            extra_iou_thresholds: further ones to report AP at, e.g. 0.25 as "AP25".
+            use_fast_impl: evaluate in C++; False: with pycocotools. Both give the same figures.
+            kpt_oks_sigmas: must be empty, since keypoints are not evaluated here.
+            mode: what made the predictions if not a plain detector, shown with the figures, e.g.
+                "prompt=point, scores forced to 1: pseudo-label quality, not detector AP".
+            extra_iou_thresholds: further IoU thresholds for AP, e.g. 0.25 for "AP25".
         """
         self.mode = mode
         self._logger = logging.getLogger(__name__)
         if kpt_oks_sigmas:
             raise ValueError("kpt_oks_sigmas: keypoints are not evaluated here")
         if isinstance(tasks, CfgNode):
-            self._logger.warning("COCOEvaluator takes tasks from the predictions, no config")
+            self._logger.warning("COCOEvaluator takes tasks from the predictions, not a config")
             tasks = None
         self._distributed = distributed
         self._output_dir = output_dir
@@ -102,8 +103,8 @@ class COCOEvaluator(DatasetEvaluator):
         if getattr(self._metadata, "json_file", None) is None:
             if output_dir is None:
                 raise ValueError(
-                    f"dataset {dataset_name!r} has no json_file in its metadata: give output_dir, "
-                    "so that it can be converted to COCO's format there"
+                    f"dataset {dataset_name!r} has no json_file in its metadata: give output_dir "
+                    "to convert it to COCO's format there"
                 )
             json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             convert_to_coco_json(dataset_name, json_file)
@@ -120,14 +121,14 @@ class COCOEvaluator(DatasetEvaluator):
         """Take one batch.
 
         Args:
-            inputs: dicts with `image_id`, as the model took them.
-            outputs: dicts with `instances`, in the frame of the original image, as it gave them.
+            inputs: the model's input dicts, with `image_id`.
+            outputs: its output dicts, with `instances` in the frame of the original image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise ValueError(
                     f"image {image['image_id']!r}: the model gave {sorted(output)}; COCOEvaluator "
-                    "measures 'instances' alone"
+                    "needs 'instances'"
                 )
             instances = output["instances"].to(torch.device("cpu"))
             self._predictions.append(
@@ -142,21 +143,20 @@ class COCOEvaluator(DatasetEvaluator):
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any]:
         """`{"bbox": {"AP": …}, "segm": {…}}` in percent on the main process, empty elsewhere.
 
-        NaN stands where there is nothing to measure: a class or size without ground truth, or no
+        A figure is NaN if there is nothing to measure: a class or size without ground truth, or no
         prediction at all.
 
         Args:
-            img_ids: evaluate on these images only; None for all.
+            img_ids: the images to evaluate on; None: all.
         """
         predictions = self._predictions
         if self._distributed:
             comm.synchronize()
-            gathered = comm.gather(predictions, dst=0)
-            predictions = list(itertools.chain(*gathered))
+            predictions = list(itertools.chain(*comm.gather(predictions, dst=0)))
             if not comm.is_main_process():
                 return {}
         if not predictions:
-            self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
+            self._logger.warning("No image was processed: there is nothing to evaluate")
             return {}
         has_masks = any(prediction["has_masks"] for prediction in predictions)
         tasks = self._tasks or (TASKS if has_masks else TASKS[:1])
@@ -165,7 +165,7 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             self._write(coco_results)
         if not self._do_evaluation:
-            self._logger.info("Annotations are not available for evaluation.")
+            self._logger.info("%s has no annotations: no AP", self._metadata.json_file)
             return {}
         results = OrderedDict()
         for task in tasks:
@@ -173,8 +173,7 @@ class COCOEvaluator(DatasetEvaluator):
             if coco_results:
                 coco_eval = _evaluate_predictions_on_coco(
                     self._coco_api,
-                    coco_results,
-                    task,
+                    *(coco_results, task),
                     use_fast_impl=self._use_fast_impl,
                     img_ids=img_ids,
                     max_dets_per_image=self._max_dets_per_image,
@@ -217,11 +216,10 @@ class COCOEvaluator(DatasetEvaluator):
         for result in coco_results:
             category = result["category_id"]
             if not 0 <= category < len(ids):
-                # Upstream parity: an AssertionError is what callers expect here.
-                raise AssertionError(
+                raise UnknownCategoryError(
                     f"a prediction has class {category}, but dataset {self._metadata.name!r} has "
-                    f"{len(ids)} classes: ids 0 to {len(ids) - 1} are allowed. Does the number of "
-                    "classes in the config match the dataset?"
+                    f"{len(ids)} classes (0 to {len(ids) - 1}); check the number of classes in the "
+                    "config"
                 )
             converted.append(result | {"category_id": ids[category]})
         return converted
@@ -236,10 +234,10 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info("%d results saved to %s", len(coco_results), path)
 
     def _derive_coco_results(self, coco_eval: Any, task: str) -> dict[str, float]:
-        """Figures of one task in percent, logged as tables; NaN where there is none."""
+        """Figures of one task in percent, also logged as tables; NaN for what was not measured."""
         suffix = "" if self.mode is None else f" [{self.mode}]"
         if coco_eval is None:
-            self._logger.warning("No predictions from the model!")
+            self._logger.warning("The model predicted nothing: all figures of %s are NaN", task)
             results = dict.fromkeys(self._metrics, float("nan"))
             self._log_metrics(task, suffix, results)
             return results
@@ -258,7 +256,8 @@ class COCOEvaluator(DatasetEvaluator):
             name: _mean_percent(precision[rows, :, columns[category], 0, -1])
             for name, category in zip(self._class_names(), self._category_ids(), strict=True)
         }
-        self._logger.info("Per-category %s AP%s:\n%s", task, suffix, _per_class_table(per_class))
+        table = create_wide_table(per_class.items(), ("category", "AP"))
+        self._logger.info("Per-category %s AP%s:\n%s", task, suffix, table)
         return results | {f"AP-{name}": value for name, value in per_class.items()}
 
     def _log_metrics(self, task: str, suffix: str, results: dict[str, float]) -> None:
@@ -266,7 +265,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info("Evaluation results for %s%s:\n%s", task, suffix, table)
         if any(np.isnan(value) for value in results.values()):
             self._logger.info(
-                "nan: nothing to measure (no prediction at all, or no ground truth of that size)."
+                "NaN: nothing to measure (no prediction at all, or no ground truth of that size)"
             )
 
 
@@ -275,20 +274,18 @@ def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, 
 
     Args:
         instances: on the CPU, in the frame of the original image: `pred_boxes`, `scores`,
-            `pred_classes`, and where there are any `pred_masks` (N, H, W) and `pred_points`
-            (N, 2) x, y in pixels.
+            `pred_classes` and optionally `pred_masks` (N, H, W) and `pred_points` (N, 2) x, y.
 
     Returns:
-        one dict an instance: `image_id`, `category_id` (as in `pred_classes`), `bbox` [x, y, w, h],
-        `score`, and `segmentation` (compressed RLE, `counts` as str) and `point` [x, y].
+        one dict per instance: `image_id`, `category_id` (as in `pred_classes`), `bbox` [x, y, w,
+        h], `score`, and optionally `segmentation` (RLE with `counts` as str) and `point` [x, y].
     """
     if len(instances) == 0:
         return []
-    boxes = instances.pred_boxes.tensor.numpy()
-    boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    boxes = instances.pred_boxes.tensor
     fields: dict[str, list[Any]] = {
         "category_id": instances.pred_classes.tolist(),
-        "bbox": boxes,
+        "bbox": BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist(),
         "score": instances.scores.tolist(),
     }
     if instances.has("pred_masks"):
@@ -311,7 +308,7 @@ def _encode_masks(masks: torch.Tensor) -> list[dict[str, Any]]:
 
 
 def _mean_percent(precision: np.ndarray) -> float:
-    """Mean of what COCOeval measured (-1 marks the rest) in percent, NaN where it is nothing."""
+    """Mean of what COCOeval measured (-1 marks the rest) in percent, NaN if nothing."""
     measured = precision[precision > -1]
     return float(measured.mean() * 100) if measured.size else float("nan")
 
@@ -324,7 +321,7 @@ def _metrics_at(thresholds: Sequence[float]) -> dict[str, tuple[float, str]]:
 
 
 def _is_among(values: np.ndarray, wanted: np.ndarray | float) -> np.ndarray:
-    """(N,) whether each value is one of `wanted`, but for rounding."""
+    """(N,) bool: whether each value is one of `wanted`, up to rounding."""
     return np.isclose(values[:, None], wanted).any(axis=1)
 
 
@@ -336,20 +333,12 @@ def _max_dets(limit: int | Sequence[int] | None) -> int:
     return limit
 
 
-def _per_class_table(per_class: dict[str, float]) -> str:
-    cells = list(itertools.chain(*per_class.items()))
-    columns = min(_TABLE_COLUMNS, len(cells))
-    rows = itertools.zip_longest(*(cells[start::columns] for start in range(columns)))
-    headers = ["category", "AP"] * (columns // 2)
-    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
-
-
 def _load_ground_truth(json_file: str) -> COCO:
-    """The file as a COCO object, completed where pycocotools insists on optional fields."""
+    """The file as a COCO object, with the optional fields that pycocotools needs."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco_api = COCO(json_file)
     annotations = coco_api.dataset.get("annotations", [])
-    # COCOeval marks an unmatched detection by id 0, so an annotation of that id would never match.
+    # COCOeval marks unmatched detections by id 0, so an annotation of that id would never match.
     renumber = any(annotation["id"] == 0 for annotation in annotations)
     for number, annotation in enumerate(annotations, start=1):
         annotation.setdefault("iscrowd", 0)
@@ -371,7 +360,7 @@ def _check_ground_truth(coco_gt: COCO, task: str) -> None:
     if missing:
         raise ValueError(
             f"{len(missing)} annotations of the ground truth have no {field!r} (the first has id "
-            f"{missing[0]}): {task} AP cannot be measured. Evaluate on a full file."
+            f"{missing[0]}): {task} AP cannot be measured. Evaluate on a file with all of them"
         )
 
 
@@ -387,13 +376,13 @@ def _evaluate_predictions_on_coco(
 ) -> Any:
     """The COCOeval object of one task, accumulated; `coco_results` has at least one record."""
     _check_ground_truth(coco_gt, iou_type)
-    # Copies: loadRes writes into the records. Without boxes where masks are judged: pycocotools
-    # would else take the boxes' areas for the masks'.
+    # Copies: loadRes writes into the records. With boxes, pycocotools would take their areas for
+    # those of the masks.
     dropped = {"bbox"} if iou_type == "segm" else set()
     records = [{k: v for k, v in r.items() if k not in dropped} for r in coco_results]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco_dt = coco_gt.loadRes(records)
-        # Detectron2's format allows text for image ids, the one in C++ does not.
+        # Detectron2's format allows text for image ids, the C++ code does not.
         fast = use_fast_impl and all(isinstance(number, int) for number in coco_gt.imgs)
         coco_eval = (COCOeval_opt if fast else COCOeval)(coco_gt, coco_dt, iou_type)
         coco_eval.params.maxDets = [max_dets_per_image]

@@ -1,8 +1,8 @@
-"""Run a model over a data loader and let evaluators look at what comes out."""
+"""Run a model over a data loader and hand its outputs to evaluators."""
 
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -15,14 +15,16 @@ from detectron2.utils.comm import get_world_size, is_main_process
 
 __all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
 
-_WARMUP_BATCHES = 5
+_WARMUP_BATCHES = 5  # are slower than the rest
 _LOG_SECONDS = 5
+
+logger = logging.getLogger(__name__)
 
 
 class DatasetEvaluator:
     """Collects inputs and outputs batch by batch, then computes figures from all of them.
 
-    `mode` says what made the outputs where they are not a detector's own (a prompt, forced scores).
+    `mode` says what made the outputs if they are not a detector's own (a prompt, forced scores).
     """
 
     mode: str | None = None
@@ -34,11 +36,11 @@ class DatasetEvaluator:
         """Take one batch: the model's inputs and its outputs, in the same order."""
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Figures as `{task: {metric: number}}`, on the main process; None or empty elsewhere."""
+        """Figures as `{task: {metric: number}}` on the main process; None or empty elsewhere."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their results are joined, and no two may share a task name."""
+    """Several evaluators as one; no two may give results for the same task."""
 
     def __init__(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         super().__init__()
@@ -53,60 +55,60 @@ class DatasetEvaluators(DatasetEvaluator):
             evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any]:
-        results: dict[str, Any] = OrderedDict()
-        for evaluator in self._evaluators:
-            result = evaluator.evaluate()
-            if not is_main_process() or result is None:
-                continue
-            for task, metrics in result.items():
-                if task in results:
-                    raise ValueError(
-                        f"two evaluators gave results named {task!r}; the second is "
-                        f"{type(evaluator).__name__}"
-                    )
-                results[task] = metrics
-        return results
+        parts = [evaluator.evaluate() for evaluator in self._evaluators]
+        joined: dict[str, Any] = OrderedDict()
+        for part in parts if is_main_process() else ():
+            repeated = joined.keys() & (part or {}).keys()
+            if repeated:
+                raise ValueError(f"two evaluators gave results for {sorted(repeated)}")
+            joined.update(part or {})
+        return joined
 
 
 class _Progress:
-    """Seconds spent on data, inference and evaluation, logged every few seconds with an ETA."""
+    """Logs the time of each part, and the time left, every few seconds."""
 
     def __init__(self, total: int) -> None:
-        self.total = total
-        self.num_warmup = min(_WARMUP_BATCHES, total - 1)
-        self.seconds = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
-        self.start = self.last_log = time.perf_counter()
+        self._total = total
+        self._last_log = time.perf_counter()
+        self._start_clock(at_batch=0)
 
-    def begin_timing(self) -> None:
-        """Count from here: the first batches are slower than the rest."""
-        self.start = time.perf_counter()
-        self.seconds = dict.fromkeys(self.seconds, 0.0)
+    def _start_clock(self, at_batch: int) -> None:
+        self._first_batch = at_batch
+        self._start = self._last_lap = time.perf_counter()
+        self._seconds: Counter[str] = Counter()
 
-    def log(self, done: int) -> None:
-        """One line every few seconds, and one after the last batch."""
+    def lap(self, part: str) -> None:
+        """Book the time since the previous lap to `part`."""
         now = time.perf_counter()
-        if now - self.last_log < _LOG_SECONDS and done < self.total:
-            return
-        self.last_log = now
-        counted = done - self.num_warmup if done > self.num_warmup else done
-        total_per_batch = (now - self.start) / counted
-        parts = "  ".join(f"{k}: {v / counted:.4f} s/iter" for k, v in self.seconds.items())
-        eta = timedelta(seconds=int(total_per_batch * (self.total - done)))
-        logging.getLogger(__name__).info(
-            "Inference done %d/%d  %s  Total: %.4f s/iter  ETA=%s",
-            *(done, self.total, parts, total_per_batch, eta),
-        )
+        self._seconds[part] += now - self._last_lap
+        self._last_lap = now
 
-    def log_total(self, num_devices: int) -> None:
-        counted = max(self.total - self.num_warmup, 1)
-        logger = logging.getLogger(__name__)
-        for what, spent in (
-            ("run time", time.perf_counter() - self.start),
-            ("pure compute time", self.seconds["Inference"]),
-        ):
+    def finish_batch(self, done: int) -> None:
+        """Log if it is time; `done` batches are finished."""
+        if self._last_lap - self._last_log >= _LOG_SECONDS or done == self._total:
+            self._last_log = self._last_lap
+            per_batch = (self._last_lap - self._start) / (done - self._first_batch)
+            left = timedelta(seconds=int(per_batch * (self._total - done)))
             logger.info(
-                "Total inference %s: %s (%.6f s / iter per device, on %d devices)",
-                *(what, timedelta(seconds=int(spent)), spent / counted, num_devices),
+                "%d of %d batches (%s), ETA=%s", done, self._total, self._describe(done), left
+            )
+        if done == min(_WARMUP_BATCHES, self._total - 1):
+            self._start_clock(at_batch=done)
+
+    def _describe(self, done: int) -> str:
+        counted = done - self._first_batch
+        parts = [f"{part} {seconds / counted:.4f}" for part, seconds in self._seconds.items()]
+        return f"s per batch: {', '.join(parts)}"
+
+    def log_total(self) -> None:
+        """Log the whole run without its warm-up batches."""
+        if self._seconds:
+            seconds = timedelta(seconds=int(self._last_lap - self._start))
+            logger.info(
+                "The last %d batches took %s on each of %d devices (%s)",
+                *(self._total - self._first_batch, seconds, get_world_size()),
+                self._describe(self._total),
             )
 
 
@@ -120,48 +122,35 @@ def inference_on_dataset(
     Args:
         model: called with one batch, returns its outputs; put back into its mode afterwards.
         data_loader: finite, with a length.
-        evaluator: one, several, or None to run the model only (then the result is empty).
+        evaluator: one, several, or None to run the model only (the result is then empty).
     """
-    logger = logging.getLogger(__name__)
-    num_devices = get_world_size()
     total = len(data_loader)
-    logger.info("Start inference on %d batches", total)
-    if evaluator is None:
-        evaluator = DatasetEvaluators([])
-    if isinstance(evaluator, list | tuple):
-        evaluator = DatasetEvaluators(evaluator)
+    logger.info("Evaluating a model on %d batches", total)
+    if evaluator is None or isinstance(evaluator, list | tuple):
+        evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
-    progress = _Progress(total)
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
-        start_data = time.perf_counter()
-        for index, inputs in enumerate(data_loader):
-            if index == progress.num_warmup:
-                progress.begin_timing()
-                start_data = time.perf_counter()
-            start_inference = time.perf_counter()
-            progress.seconds["Dataloading"] += start_inference - start_data
+        progress = _Progress(total)
+        for done, inputs in enumerate(data_loader, start=1):
+            progress.lap("data")
             outputs = model(inputs)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            start_eval = time.perf_counter()
-            progress.seconds["Inference"] += start_eval - start_inference
+            progress.lap("inference")
             evaluator.process(inputs, outputs)
-            start_data = time.perf_counter()
-            progress.seconds["Eval"] += start_data - start_eval
-            progress.log(index + 1)
-    progress.log_total(num_devices)
-    # Only the main process gets figures; the others an empty dict, so that callers treat all alike.
-    results = evaluator.evaluate()
-    return {} if results is None else results
+            progress.lap("evaluation")
+            progress.finish_batch(done)
+    progress.log_total()
+    return evaluator.evaluate() or {}  # only the main process has figures
 
 
 @contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Put `model` into eval mode, and back into the mode it had afterwards."""
+    """Put `model` into eval mode, and back into its previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -24,14 +24,14 @@ class COCOeval_opt(COCOeval_faster):  # noqa: N801 (the name that users import)
         **kwargs: Any,
     ) -> None:
         if cocoGt is not None and not hasattr(cocoGt, "cat_img_map"):
-            # Asked for with keypoints. All categories count, as in pycocotools.
+            # Needed for keypoints. All categories count, as in pycocotools.
             cocoGt.cat_img_map = {category: [] for category in cocoGt.getCatIds()}
         super().__init__(cocoGt, cocoDt, iouType, **kwargs)
 
     def summarize(self) -> None:
-        """Print and keep in `stats` the twelve figures of pycocotools, and no others.
+        """Print the twelve figures of pycocotools and keep them in `stats`.
 
-        faster-coco-eval's own differ where `params` do: it takes the last limit of detections
-        where pycocotools wants 100, and figures that it cannot compute are left out.
+        faster-coco-eval's own differ if `params` do: it takes the last limit of detections instead
+        of 100, and leaves out figures that it cannot compute.
         """
         COCOeval.summarize(self)

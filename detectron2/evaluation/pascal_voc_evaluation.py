@@ -1,9 +1,9 @@
 """Box AP by Pascal VOC's rule, and CorLoc, from a model's `Instances`.
 
-The rule: going down the scores, a detection is judged by the object of its class and image that it
-overlaps most. Overlap above the threshold makes it correct if the object was not found before, and
-wrong if it was; an object marked difficult counts neither way. Boxes are 1-based pixel indices,
-both ends inclusive, so a box is xmax - xmin + 1 wide.
+The rule: in order of score, each detection is compared with the object of its class and image that
+it overlaps most. If the overlap exceeds the threshold, the detection is correct for an object that
+was not found before and wrong for one that was; difficult objects do not count. Boxes are 1-based
+inclusive pixel indices, so a box is xmax - xmin + 1 wide.
 """
 
 import logging
@@ -35,9 +35,8 @@ _NUM_WORDS = 6  # of a line of results: image, score, four corners
 class PascalVOCDetectionEvaluator(DatasetEvaluator):
     """AP of boxes at 0.5, 0.75 and over 0.50, 0.55, ..., 0.95, as VOC 2007 or 2012 defines it.
 
-    Every image of the split counts. A class of which the split has no object (but difficult ones)
-    has no AP and does not enter the mean. With several processes each takes its share of images,
-    and the main one computes the figures.
+    Every image of the split counts. A class with no object (or only difficult ones) in the split
+    has no AP and does not enter the mean. Of several processes, the main one computes the figures.
     """
 
     def __init__(
@@ -53,9 +52,8 @@ class PascalVOCDetectionEvaluator(DatasetEvaluator):
             dataset_name: one registered by `register_pascal_voc`.
             use_07_metric: average precision over 11 recalls, as for VOC 2007; False: the area under
                 the curve; None: by the year of the dataset.
-            corloc: give CorLoc as well.
-            mode: what made the predictions, shown with the figures where they are no plain
-                detector's.
+            corloc: also compute CorLoc.
+            mode: what made the predictions if not a plain detector, shown with the figures.
         """
         self.mode = mode
         self._logger = logging.getLogger(__name__)
@@ -87,8 +85,7 @@ class PascalVOCDetectionEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with `image_id`, VOC's name of the image.
-            outputs: dicts with `instances` (`pred_boxes`, `scores`, `pred_classes`), in the frame
-                of the original image.
+            outputs: dicts with `instances`, in the frame of the original image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(torch.device("cpu"))
@@ -109,7 +106,7 @@ class PascalVOCDetectionEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, Any]:
         """`{"bbox": {"AP": …, "AP50": …, "AP75": …}}` in percent on the main process, else empty.
 
-        "CorLoc" is among them if it was asked for. NaN where the split has no object to find.
+        With "CorLoc" on request. A figure is NaN if the split has no object to find.
         """
         gathered = comm.gather(dict(self._predictions), dst=0)
         if not comm.is_main_process():
@@ -129,7 +126,7 @@ class PascalVOCDetectionEvaluator(DatasetEvaluator):
         return {"bbox": means}
 
     def _figures(self, judged: "_Judged") -> dict[str, float]:
-        """AP, AP50, AP75 and maybe CorLoc of one class, in percent."""
+        """AP, AP50, AP75 and on request CorLoc of one class, in percent."""
         aps = {
             percent: 100 * judged.average_precision(percent / 100, self._use_07_metric)
             for percent in IOU_PERCENTS
@@ -180,9 +177,9 @@ class _Detections:
 class _Judged:
     """D detections of one class, best score first, and the objects they overlap most.
 
-    overlaps: (D,) IoU with that object, -inf where the image has none of the class.
-    matches: (D,) int64, the object's number over all images.  difficult: (D,) whether it is marked.
-    images: (D,) int64, number of the image.  num_positive: objects that are not difficult.
+    overlaps: (D,) IoU with that object, -inf if the image has none of the class.
+    matches: (D,) int64 number of the object over all images.  difficult: (D,) bool, of the object.
+    images: (D,) int64 number of the image.  num_positive: objects that are not difficult.
     num_images: images with an object of the class, difficult or not.
     """
 
@@ -256,7 +253,7 @@ def _judge(detections: _Detections, objects: dict[str, list[VOCObject]], where: 
 
 
 def _rows_by_value(values: np.ndarray) -> dict[int, np.ndarray]:
-    """For each value the ascending indices where it stands."""
+    """The ascending indices of each value."""
     order = np.argsort(values, kind="stable")
     found, starts = np.unique(values[order], return_index=True)
     return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(found) else {}
@@ -285,7 +282,7 @@ def _of_class(objects: dict[str, list[VOCObject]], name: str) -> dict[str, list[
 
 
 def _mean(values: list[float]) -> float:
-    """Mean of what was measured; NaN where nothing was."""
+    """Mean of the values that are not NaN; NaN if there is none."""
     measured = [value for value in values if not np.isnan(value)]
     return float(np.mean(measured)) if measured else float("nan")
 
@@ -295,13 +292,13 @@ def voc_ap(rec: np.ndarray, prec: np.ndarray, use_07_metric: bool = False) -> fl
 
     Args:
         use_07_metric: mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or
-            more, as for VOC 2007; False: area under the curve, with precision made to fall only.
+            more, as for VOC 2007; False: area under the monotone envelope of the curve.
     """
     rec, prec = np.asarray(rec, dtype=np.float64), np.asarray(prec, dtype=np.float64)
     if rec.size == 0:
         return 0.0
     if use_07_metric:
-        # Upstream parity: the fourth of these is a hair above 0.3, so 3 of 10 do not reach it.
+        # Upstream parity: the fourth of these is slightly above 0.3, so 3 of 10 do not reach it.
         levels = np.arange(0.0, 1.1, 0.1)
         best = [prec[rec >= level].max(initial=0.0) for level in levels]
         return float(np.mean(best))
@@ -319,7 +316,7 @@ def voc_eval(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Recall and precision after each detection of one class, best score first, and their AP.
 
-    All lie between 0 and 1. Recall and AP are NaN if no object of the class is to be found.
+    All lie in [0, 1]. Recall and AP are NaN if the split has no object of the class.
 
     Args:
         detpath: result files, with {} for the class; lines `image score xmin ymin xmax ymax`.

@@ -1,8 +1,7 @@
 """Network building blocks: norms, convolutions, RoI and mask operators, box losses."""
 
-from .aspp import ASPP
-from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
-from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
+from .batch_norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from .blocks import CNNBlockBase
 from .deform_conv import DeformConv, ModulatedDeformConv
 from .losses import ciou_loss, diou_loss
 from .mask_ops import paste_masks_in_image
@@ -16,21 +15,16 @@ from .wrappers import (
     Linear,
     cat,
     cross_entropy,
-    empty_input_loss_func_wrapper,
     interpolate,
     nonzero_tuple,
-    shapes_to_tensor,
 )
 
 __all__ = [
-    "ASPP",
     "BatchNorm2d",
     "CNNBlockBase",
     "Conv2d",
     "ConvTranspose2d",
-    "CycleBatchNormList",
     "DeformConv",
-    "DepthwiseSeparableConv2d",
     "FrozenBatchNorm2d",
     "Linear",
     "ModulatedDeformConv",
@@ -42,12 +36,10 @@ __all__ = [
     "ciou_loss",
     "cross_entropy",
     "diou_loss",
-    "empty_input_loss_func_wrapper",
     "get_norm",
     "interpolate",
     "nms",
     "nonzero_tuple",
     "paste_masks_in_image",
     "roi_align",
-    "shapes_to_tensor",
 ]

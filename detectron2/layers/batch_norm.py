@@ -1,6 +1,7 @@
-"""Normalisation layers: frozen, synchronised, and chosen by name."""
+"""Normalization layers: frozen, synchronized, and chosen by name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,15 +36,8 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
-            return F.batch_norm(
-                x,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=False,
-                eps=self.eps,
-            )
+            statistics = (self.running_mean, self.running_var)
+            return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
         # F.batch_norm would compute gradients of all four constants; this form does not.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
@@ -71,8 +65,7 @@ class FrozenBatchNorm2d(nn.Module):
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Replace every BatchNorm2d and SyncBatchNorm in `module`, in place, by a frozen copy.
 
-        Returns:
-            `module`, or its replacement if it is such a layer itself.
+        Returns `module`, or its replacement if it is such a layer itself.
         """
         if not isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             for name, child in module.named_children():
@@ -100,9 +93,8 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
     def __init__(self, *args: Any, stats_mode: str = "", **kwargs: Any):
         """
         Args:
-            args, kwargs: those of `torch.nn.BatchNorm2d`.
-            stats_mode: "" gives every process the same weight, whatever its batch size; "N" weights
-                each by its batch size, which may then be 0 in some of them.
+            stats_mode: "" weights all processes equally; "N" weights each by its batch size, which
+                may then be 0 in some of them.
         """
         super().__init__(*args, **kwargs)
         if stats_mode not in ("", "N"):
@@ -113,11 +105,10 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         if not self.training or get_world_size() == 1:
             return super().forward(input)
         x = input.float() if input.dtype == torch.float16 else input
-        batch_size = x.shape[0]
-        if batch_size == 0 and self._stats_mode == "":
+        if len(x) == 0 and self._stats_mode == "":
             raise ValueError(
-                "NaiveSyncBatchNorm got an empty batch; stats_mode='N' (MODEL norm name "
-                "'naiveSyncBN_N') can handle it"
+                "NaiveSyncBatchNorm got an empty batch; use stats_mode='N' (the norm "
+                "'naiveSyncBN_N' in a config)"
             )
         mean, mean_of_square, momentum = self._statistics(x)
         variance = mean_of_square - mean * mean
@@ -129,76 +120,30 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         output = x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
         return output.to(input.dtype)
 
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """(C,) mean and mean square over all processes, and the momentum of this step."""
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(C,) mean and mean square over all processes, and this step's momentum, a scalar."""
         batch_size, channels = x.shape[:2]
         if batch_size == 0:
-            # Added so that backward visits this process's all-reduce as well.
+            # The sum makes backward take part in this process's all-reduce.
             moments = x.new_zeros(2 * channels) + x.sum()
         else:
             moments = torch.cat([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
-        if self._stats_mode == "":
-            moments = differentiable_all_reduce(moments) / get_world_size()
-            return *moments.split(channels), self.momentum
-        weighted = torch.cat([moments * batch_size, x.new_full((1,), batch_size)])
-        weighted = differentiable_all_reduce(weighted)
-        total = weighted[-1].detach()
-        moments = weighted[:-1] / total.clamp(min=1)
-        # With no sample in any process the running statistics stay as they are.
+        weight = x.new_full((1,), batch_size if self._stats_mode == "N" else 1)
+        sums = differentiable_all_reduce(torch.cat([moments * weight, weight]))
+        total = sums[-1].detach()
+        moments = sums[:-1] / total.clamp(min=1)
+        # Without a sample in any process, the running statistics stay as they are.
         return *moments.split(channels), total.clamp(max=1) * self.momentum
-
-
-class CycleBatchNormList(nn.ModuleList):
-    """Batch norms used in turn, one per call, with one shared affine transform.
-
-    For a module that is applied to several domains (such as pyramid levels) in a fixed order: each
-    domain keeps its own statistics.
-    """
-
-    def __init__(
-        self, length: int, bn_class: type[nn.Module] = nn.BatchNorm2d, **kwargs: Any
-    ) -> None:
-        """
-        Args:
-            length: number of domains.
-            bn_class: norm of one domain; gets `kwargs` and `affine=False`.
-            kwargs: `affine` says whether there is the shared transform, by default True.
-        """
-        self._affine = kwargs.pop("affine", True)
-        super().__init__([bn_class(**kwargs, affine=False) for _ in range(length)])
-        if self._affine:
-            channels = self[0].num_features
-            self.weight = nn.Parameter(torch.ones(channels))
-            self.bias = nn.Parameter(torch.zeros(channels))
-        self._position = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self[self._position](x)
-        self._position = (self._position + 1) % len(self)
-        if self._affine:
-            x = x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return x
-
-    def extra_repr(self) -> str:
-        return f"affine={self._affine}"
-
-
-def _naive_sync_weighted(channels: int) -> NaiveSyncBatchNorm:
-    return NaiveSyncBatchNorm(channels, stats_mode="N")
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUP_NORM_GROUPS, channels)
 
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
-    "GN": _group_norm,
+    "GN": partial(nn.GroupNorm, GROUP_NORM_GROUPS),
     "nnSyncBN": nn.SyncBatchNorm,
     "naiveSyncBN": NaiveSyncBatchNorm,
-    "naiveSyncBN_N": _naive_sync_weighted,
+    "naiveSyncBN_N": partial(NaiveSyncBatchNorm, stats_mode="N"),
 }
 
 

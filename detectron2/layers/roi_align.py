@@ -21,8 +21,8 @@ class ROIAlign(nn.Module):
             output_size: (height, width) of the results.
             spatial_scale: feature cells per unit of the boxes, e.g. 1 / stride.
             sampling_ratio: samples per output cell and axis; 0 takes about one per feature cell.
-            aligned: with True, cell (i, j) has its center at (i + 0.5, j + 0.5), as everywhere in
-                this package; with False at (i, j), as in old models, which is half a cell off.
+            aligned: cell (i, j) has its center at (i + 0.5, j + 0.5), as everywhere in this
+                package; False puts it at (i, j), which is half a cell off, as in old models.
         """
         super().__init__()
         self.output_size = output_size
@@ -31,24 +31,14 @@ class ROIAlign(nn.Module):
         self.aligned = aligned
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """
-        Args:
-            input: (N, C, H, W).
-            rois: (R, 5): index of the image in the batch, then x0, y0, x1, y1.
+        """(N, C, H, W) and (R, 5) rois -> (R, C, *output_size).
 
-        Returns:
-            (R, C, *output_size)
+        A roi is the index of the image in the batch, then x0, y0, x1, y1.
         """
         if rois.dim() != 2 or rois.size(1) != 5:
             raise ValueError(f"rois must have shape (R, 5), got {tuple(rois.shape)}")
-        return roi_align(
-            input,
-            rois.to(dtype=input.dtype),
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
-        )
+        settings = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+        return roi_align(input, rois.to(dtype=input.dtype), *settings)
 
     def __repr__(self) -> str:
         return (

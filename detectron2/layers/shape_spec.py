@@ -1,13 +1,10 @@
-"""What a module says about the shape of its features."""
+"""The shape of a feature map."""
 
 from typing import NamedTuple
 
 
 class ShapeSpec(NamedTuple):
-    """Shape of a feature map, as far as it is known; modules connect by it.
-
-    stride is in pixels of the input image per feature cell.
-    """
+    """What is known of a feature map's shape; stride is input pixels per feature cell."""
 
     channels: int | None = None
     height: int | None = None

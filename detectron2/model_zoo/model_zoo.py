@@ -1,6 +1,6 @@
 """Configs by their path below `configs/`, and where Detectron2 publishes trained weights.
 
-`get_config` and `get` know Detectron2's own keys alone. A config of adet takes adet's defaults:
+`get_config` and `get` know Detectron2's keys only. A config of adet needs adet's defaults:
 `cfg = adet.config.get_cfg(); cfg.merge_from_file(model_zoo.get_config_file("SOLOv2/R50_3x.yaml"))`.
 """
 
@@ -13,15 +13,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file"]
-
 _ROOT = Path(__file__).resolve().parents[2]
 # A wheel carries the configs as data of the package wsis; a checkout has them at its root.
 _PLACES = (_ROOT / "wsis" / "configs", _ROOT / "configs")
 CONFIG_DIR = next(filter(Path.is_dir, _PLACES), _PLACES[-1])
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
-# Path of the config without its suffix -> number of the run and name of the file.
+# Path of a config without its suffix -> number of the run / name of the file.
 PUBLISHED = {
     "COCO-Detection/faster_rcnn_R_50_C4_1x": "137257644/model_final_721ade.pkl",
     "COCO-Detection/faster_rcnn_R_50_C4_3x": "137849393/model_final_f97cb7.pkl",
@@ -44,7 +42,7 @@ PUBLISHED = {
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """URL of the weights that Detectron2 publishes for a config of its own.
+    """URL of the weights that Detectron2 published for one of its configs.
 
     Args:
         config_path: below `configs/`, e.g. "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml".
@@ -52,13 +50,13 @@ def get_checkpoint_url(config_path: str) -> str:
     name = str(PurePosixPath(config_path).with_suffix(""))
     if name not in PUBLISHED:
         raise RuntimeError(
-            f"no weights are published for {config_path}; there are for {sorted(PUBLISHED)}"
+            f"no weights are published for {config_path}, only for {sorted(PUBLISHED)}"
         )
     return f"{URL_PREFIX}{name}/{PUBLISHED[name]}"
 
 
 def get_config_file(config_path: str) -> str:
-    """Path of a config file of this repository.
+    """Path of a config file in this repository.
 
     Args:
         config_path: below `configs/`, e.g. "SOLOv2/R50_3x.yaml".
@@ -71,10 +69,10 @@ def get_config_file(config_path: str) -> str:
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode:
-    """Config of this repository by its path below `configs/`.
+    """Config in this repository, by its path below `configs/`.
 
     Args:
-        trained: set `MODEL.WEIGHTS` to the published weights instead of what the file says.
+        trained: set `MODEL.WEIGHTS` to the published weights, whatever the file says.
     """
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(config_path))
@@ -87,9 +85,9 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     """Model of a config, in training mode.
 
     Args:
-        trained: load the published weights; if False, those that the config names are not loaded
-            either, all weights are new.
-        device: by default that of the config, or the CPU where there is no GPU.
+        trained: load the published weights. If False, all weights are new: those that the config
+            names are not loaded either.
+        device: by default that of the config, or the CPU if there is no GPU.
     """
     cfg = get_config(config_path, trained)
     if device is not None:

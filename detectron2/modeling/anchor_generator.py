@@ -1,4 +1,4 @@
-"""Anchors: boxes of set sizes and shapes around every cell of the feature maps."""
+"""Anchors: boxes of given sizes and shapes at every cell of the feature maps."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 
-__all__ = ["ANCHOR_GENERATOR_REGISTRY", "DefaultAnchorGenerator", "build_anchor_generator"]
-
+# Called as f(cfg, input_shape: list[ShapeSpec]); maps -> anchors.
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
-ANCHOR_GENERATOR_REGISTRY.__doc__ = """
-Modules that make anchors for a list of feature maps, callable as
-`f(cfg, input_shape: list[ShapeSpec])`; `MODEL.ANCHOR_GENERATOR.NAME` chooses one.
-"""
 
-# The type of the config's lists: one list for all maps, or one a map.
+# One list for all maps, or one list for each map.
 PerLevel = Sequence[Sequence[float]] | Sequence[float]
 
 
 class BufferList(nn.Module):
-    """A list of tensors that move with the module and are in no state dict."""
+    """A list of tensors that move with the module and are not in its state dict."""
 
     def __init__(self, buffers: Sequence[Tensor]):
         super().__init__()
@@ -44,8 +39,8 @@ class DefaultAnchorGenerator(nn.Module):
 
     Attributes:
         box_dim: numbers of one anchor.
-        cell_anchors: for each feature map, (A, 4) anchors around (0, 0); the order is that of
-            sizes, within a size that of aspect ratios.
+        cell_anchors: for each feature map, (A, 4) anchors around (0, 0), ordered by size, then by
+            aspect ratio.
     """
 
     box_dim: int = 4
@@ -61,15 +56,15 @@ class DefaultAnchorGenerator(nn.Module):
     ):
         """
         Args:
-            sizes: square roots of the anchors' areas in input pixels: one list a feature map, or
-                one (flat, or in a list of its own) for all.
-            aspect_ratios: height / width, given as `sizes` are.
+            sizes: square roots of areas in input pixels, as one list for each feature map, or one
+                list (flat or nested) for all.
+            aspect_ratios: height / width, in the same form.
             strides: of each feature map, in input pixels.
-            offset: where in its cell an anchor has its center, in cells, in [0, 1).
+            offset: position of the center in its cell, in cells, in [0, 1).
         """
         super().__init__()
         if not 0.0 <= offset < 1.0:
-            raise ValueError(f"anchor offset {offset}: expected a part of a cell, in [0, 1)")
+            raise ValueError(f"anchor offset {offset}: expected a number of cells in [0, 1)")
         self.strides = list(strides)
         self.num_features = len(self.strides)
         self.offset = offset
@@ -98,11 +93,6 @@ class DefaultAnchorGenerator(nn.Module):
         """Anchors at each cell, for each feature map."""
         return [len(anchors) for anchors in self.cell_anchors]
 
-    @property
-    def num_cell_anchors(self) -> list[int]:
-        """`num_anchors` under its older name."""
-        return self.num_anchors
-
     def generate_cell_anchors(
         self,
         sizes: Sequence[float] = (32, 64, 128, 256, 512),
@@ -121,10 +111,10 @@ class DefaultAnchorGenerator(nn.Module):
         """Anchors of each map, in input pixels.
 
         Args:
-            features: maps (N, C, H, W), of which only the size is read.
+            features: maps (N, C, H, W); only their sizes are used.
 
         Returns:
-            for each map H * W * A anchors: row by row, those of one cell together.
+            for each map H * W * A anchors, row by row, A for each cell.
         """
         anchors = []
         for feature, stride, cell_anchors in zip(
@@ -145,13 +135,13 @@ class DefaultAnchorGenerator(nn.Module):
 def _broadcast(values: PerLevel, num_features: int, name: str) -> list[Sequence[float]]:
     """One list a feature map."""
     if not isinstance(values, Sequence) or len(values) == 0:
-        raise ValueError(f"anchor {name}={values!r}: expected a list of numbers, or one a map")
+        raise ValueError(f"anchor {name}={values!r}: expected a list, or one list for each map")
     if not isinstance(values[0], Sequence):
         values = [values]
     if len(values) not in (1, num_features):
         raise ValueError(
             f"anchor {name}={list(values)} are for {len(values)} feature maps, there are "
-            f"{num_features}: give one list for each, or one for all"
+            f"{num_features}; give one list for each map, or one for all"
         )
     return list(values) * num_features if len(values) == 1 else list(values)
 

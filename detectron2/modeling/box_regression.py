@@ -1,4 +1,4 @@
-"""Boxes as deltas to other boxes, and the losses of predicted deltas.
+"""Boxes as deltas from other boxes, and losses of predicted deltas.
 
 Boxes are (x0, y0, x1, y1) in pixels.
 """
@@ -8,25 +8,17 @@ import math
 import torch
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
-from torch.nn import functional as F
 
 from detectron2.layers import ciou_loss, diou_loss
 
-__all__ = [
-    "BOX_REG_LOSS_TYPES",
-    "Box2BoxTransform",
-    "Box2BoxTransformLinear",
-    "box_regression_losses",
-]
-
-# A box may become at most so much larger than its source: for a source of 16 pixels, 1000 pixels.
+# Largest growth of a box: from 16 pixels to 1000.
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 BOX_REG_LOSS_TYPES = ("smooth_l1", *IOU_LOSSES)
 
 
 class Box2BoxTransform:
-    """The R-CNN parametrisation: shift of the center in box sizes, logarithm of the growth."""
+    """R-CNN's deltas: shift of the center in box sizes, and logarithm of the growth."""
 
     def __init__(
         self,
@@ -35,71 +27,45 @@ class Box2BoxTransform:
     ):
         """
         Args:
-            weights: factors of dx, dy, dw, dh that give them a variance of about 1.
-            scale_clamp: upper bound of dw and dh, without their factors.
+            weights: factors of dx, dy, dw, dh, chosen for a variance of about 1.
+            scale_clamp: upper bound of dw and dh before their factors.
         """
         self.weights = weights
         self.scale_clamp = scale_clamp
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """(N, 4) deltas dx, dy, dw, dh that lead from (N, 4) `src_boxes` to `target_boxes`."""
+        """(N, 4) deltas dx, dy, dw, dh from `src_boxes` to `target_boxes`, both (N, 4)."""
         _check_pairs(src_boxes, target_boxes)
         src_centers, src_sizes = _centers_and_sizes(src_boxes)
         target_centers, target_sizes = _centers_and_sizes(target_boxes)
         if not (src_sizes > 0).all():
             raise ValueError(
-                "boxes to regress from must be wider and higher than 0 pixels; some are not "
-                "(annotations with a point only have no box to learn from)"
+                "source boxes must be wider and higher than 0 pixels; some are not (annotations "
+                "with only a point have no box to learn from)"
             )
         shifts = (target_centers - src_centers) / src_sizes
         growths = torch.log(target_sizes / src_sizes)
         return torch.cat([shifts, growths], dim=1) * src_boxes.new_tensor(self.weights)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes that deltas lead to.
+        """Boxes moved by deltas.
 
         Args:
-            deltas: (N, 4 * K): for each box K alternatives, such as one a class.
+            deltas: (N, 4 * K), K alternatives for each box, such as one for each class.
             boxes: (N, 4).
 
         Returns:
-            (N, 4 * K), float32 or the wider type of `deltas`.
+            (N, 4 * K) in float32, or the type of `deltas` if that is wider.
         """
         deltas = _at_least_float32(deltas)  # half precision has too few digits for pixels
         centers, sizes = _centers_and_sizes(boxes.to(deltas.dtype))
         centers, sizes = centers[:, None], sizes[:, None]  # (N, 1, 2)
-        # -1 for N, not K: in a trace N changes from image to image
+        # -1 for N and not for K, because N must stay variable in a trace.
         parts = deltas.reshape(-1, deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
         new_centers = parts[..., :2] * sizes + centers
         half_sizes = parts[..., 2:].clamp(max=self.scale_clamp).exp() * sizes / 2
         corners = torch.cat([new_centers - half_sizes, new_centers + half_sizes], dim=-1)
         return corners.reshape(deltas.shape)
-
-
-class Box2BoxTransformLinear:
-    """The FCOS parametrisation: distances from the source's center to the sides of the target."""
-
-    def __init__(self, normalize_by_size: bool = True):
-        """
-        Args:
-            normalize_by_size: measure distances in sizes of the source box, not in pixels.
-        """
-        self.normalize_by_size = normalize_by_size
-
-    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """(N, 4) distances to the left, top, right and bottom; negative where outside."""
-        _check_pairs(src_boxes, target_boxes)
-        centers, sizes = _centers_and_sizes(src_boxes)
-        deltas = torch.cat([centers - target_boxes[:, :2], target_boxes[:, 2:] - centers], dim=1)
-        return deltas / sizes.repeat(1, 2) if self.normalize_by_size else deltas
-
-    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """(N, 4) boxes from (N, 4) distances (those below 0 count as 0) and (N, 4) boxes."""
-        deltas = F.relu(deltas)
-        centers, sizes = _centers_and_sizes(boxes.to(deltas.dtype))
-        if self.normalize_by_size:
-            deltas = deltas * sizes.repeat(1, 2)
-        return torch.cat([centers - deltas[:, :2], centers + deltas[:, 2:]], dim=1)
 
 
 def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,16 +90,16 @@ def box_regression_losses(
     deltas: Tensor,
     src_boxes: Tensor,
     target_boxes: Tensor,
-    transform: Box2BoxTransform | Box2BoxTransformLinear,
+    transform: Box2BoxTransform,
     loss_type: str = "smooth_l1",
     smooth_l1_beta: float = 0.0,
 ) -> Tensor:
-    """(N,) losses of (N, 4) predicted deltas of (N, 4) source boxes that should become the targets.
+    """(N,) losses of (N, 4) predicted deltas from source boxes to targets, both (N, 4).
 
     Args:
-        loss_type: "smooth_l1" compares deltas, summed over the four; "giou", "diou" and "ciou"
+        loss_type: "smooth_l1" compares deltas and sums over the four; "giou", "diou" and "ciou"
             compare boxes.
-        smooth_l1_beta: where smooth-L1 turns from quadratic to linear; 0 makes it L1.
+        smooth_l1_beta: the difference at which smooth L1 turns linear; 0 makes it L1.
     """
     if loss_type == "smooth_l1":
         target_deltas = transform.get_deltas(src_boxes, target_boxes)

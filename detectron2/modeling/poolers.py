@@ -1,4 +1,4 @@
-"""Pool the features of regions from a pyramid: each region from the level that fits its size."""
+"""Pool the features of regions, each from the pyramid level that fits its size."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,6 @@ from torchvision.ops import RoIPool
 
 from detectron2.layers import ROIAlign, cat, nonzero_tuple
 from detectron2.structures import Boxes
-
-__all__ = ["ROIPooler", "assign_boxes_to_levels", "convert_boxes_to_pooler_format"]
 
 POOLER_TYPES = ("ROIAlign", "ROIAlignV2", "ROIPool")
 
@@ -26,22 +24,22 @@ def assign_boxes_to_levels(
 
     Args:
         box_lists: boxes of each image, in input pixels.
-        min_level, max_level: the levels that there are, as log2 of the stride.
+        min_level, max_level: first and last level, as log2 of the stride.
         canonical_box_size: square root of the area of boxes that belong to `canonical_level`.
 
     Returns:
         (R,) int64 in [0, max_level - min_level], for the boxes of all images in order.
     """
-    sizes = torch.sqrt(cat([boxes.area() for boxes in box_lists]))
-    epsilon = 1e-8  # for boxes without area
-    levels = torch.floor(canonical_level + torch.log2(sizes / canonical_box_size + epsilon))
-    return levels.clamp(min=min_level, max=max_level).to(torch.int64) - min_level
+    relative_size = cat([boxes.area() for boxes in box_lists]).sqrt() / canonical_box_size
+    # 1e-8 keeps boxes without area finite.
+    levels = torch.log2(relative_size + 1e-8).add(canonical_level).floor()
+    return (levels - min_level).clamp(0, max_level - min_level).long()
 
 
 def convert_boxes_to_pooler_format(box_lists: list[Boxes]) -> Tensor:
     """(R, 5) rows of image index, x0, y0, x1, y1 for the boxes of all images in order."""
     boxes = torch.cat([boxes.tensor for boxes in box_lists])
-    # full_like of a column and not of a number: in a trace the number of boxes is free
+    # full_like, because a trace must not fix the number of boxes.
     indices = [torch.full_like(b.tensor[:, :1], i) for i, b in enumerate(box_lists)]
     return torch.cat([torch.cat(indices), boxes], dim=1)
 
@@ -62,12 +60,11 @@ class ROIPooler(nn.Module):
         Args:
             output_size: side, or height and width, of the results.
             scales: 1 / stride of each map, from fine to coarse; strides double from map to map.
-            sampling_ratio: of RoIAlign: samples per output cell and axis, 0 for as many as there
-                are feature cells.
-            pooler_type: "ROIAlignV2", whose pixels have their centers at half integers; "ROIAlign",
-                which is half a cell off, as in old models; or "ROIPool".
+            sampling_ratio: of RoIAlign, samples per output cell and axis; 0: one per feature cell.
+            pooler_type: "ROIAlignV2", with pixel centers at half integers; "ROIAlign", which is off
+                by half a cell, for old models; or "ROIPool".
             canonical_box_size, canonical_level: boxes whose area has this square root are pooled
-                from the map of stride 2 ** canonical_level; larger and smaller ones from others.
+                from the map of stride 2 ** canonical_level.
         """
         super().__init__()
         if isinstance(output_size, int):
@@ -93,8 +90,8 @@ class ROIPooler(nn.Module):
             for level, want in zip(levels, expected, strict=True)
         ):
             raise ValueError(
-                f"the maps to pool from have strides {[1 / scale for scale in scales]}: expected "
-                "powers of 2, each twice the one before"
+                f"the maps have strides {[1 / scale for scale in scales]}; expected powers of 2, "
+                "each twice the one before"
             )
         self.min_level, self.max_level = expected[0], expected[-1]
         self.canonical_level = canonical_level
@@ -112,9 +109,9 @@ class ROIPooler(nn.Module):
         if not isinstance(x, list) or not isinstance(box_lists, list):
             raise ValueError("ROIPooler takes a list of maps and a list of Boxes")
         if len(x) != len(self.level_poolers):
-            raise ValueError(f"got {len(x)} maps, the pooler is for {len(self.level_poolers)}")
+            raise ValueError(f"got {len(x)} maps; this pooler takes {len(self.level_poolers)}")
         if len(box_lists) != x[0].size(0):
-            raise ValueError(f"got Boxes of {len(box_lists)} images, maps of {x[0].size(0)}")
+            raise ValueError(f"got Boxes of {len(box_lists)} images and maps of {x[0].size(0)}")
         if len(box_lists) == 0:
             return x[0].new_zeros(0, x[0].shape[1], *self.output_size)
         rois = convert_boxes_to_pooler_format(box_lists)

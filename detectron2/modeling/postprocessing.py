@@ -1,4 +1,4 @@
-"""Bring a network's results from the size of its input to the size that the user asks for."""
+"""Rescale the results of a network from the size of its input to the wanted size."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -6,22 +6,19 @@ from torch.nn import functional as F
 from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Instances, ROIMasks
 
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
-
 
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Detections at another image size; `results` stays as it was.
+    """Detections at another image size; `results` is not changed.
 
-    Boxes are scaled and clipped, and detections whose box becomes empty are dropped.
+    Boxes are scaled and clipped. Detections whose box becomes empty are dropped.
 
     Args:
-        results: detections at `results.image_size`, with `pred_boxes` or `proposal_boxes`; may
-            have `pred_masks`, probabilities within each box, as (N, 1, M, M) or `ROIMasks`, and
-            `pred_keypoints`, (N, K, 3) as x, y, score.
+        results: detections at `results.image_size`, with `pred_boxes` or `proposal_boxes`, and
+            optionally `pred_masks`: probabilities in each box, (N, 1, M, M) or `ROIMasks`.
         output_height, output_width: size in pixels of the new frame.
-        mask_threshold: masks are foreground where their probability is at least this.
+        mask_threshold: probability from which on a pixel is foreground.
 
     Returns:
         Detections at (output_height, output_width); `pred_masks` is (N, height, width) bool.
@@ -47,9 +44,6 @@ def detector_postprocess(
         results.pred_masks = paste_masks_in_image(
             masks, results.get(field), new_size, threshold=mask_threshold
         )
-    if results.has("pred_keypoints"):
-        scale = results.pred_keypoints.new_tensor([scale_x, scale_y, 1.0])
-        results.pred_keypoints = results.pred_keypoints * scale
     return results
 
 

@@ -1,11 +1,9 @@
-"""Draw a training sample of foreground and background from many labelled predictions."""
+"""Draw foreground and background to train on from many labeled predictions."""
 
 import torch
 from torch import Tensor
 
 from detectron2.layers import nonzero_tuple
-
-__all__ = ["subsample_labels"]
 
 IGNORED = -1
 
@@ -17,17 +15,20 @@ def subsample_labels(
 
     Args:
         labels: (N,) -1 for ignored, `bg_label` for background, any other value for foreground.
-        num_samples: how many to draw in all, fewer if there are not enough.
-        positive_fraction: the largest part of `num_samples` that may be positive; what positives
-            leave, negatives fill.
+        num_samples: number to draw; fewer if there are not enough.
+        positive_fraction: largest part of `num_samples` that may be positive. Negatives fill what
+            positives leave.
 
     Returns:
         int64 indices (P,) of positives and (Q,) of negatives, in random order.
     """
-    positive = nonzero_tuple((labels != IGNORED) & (labels != bg_label))[0]
-    negative = nonzero_tuple(labels == bg_label)[0]
-    num_positive = min(positive.numel(), int(num_samples * positive_fraction))
-    num_negative = min(negative.numel(), num_samples - num_positive)
-    chosen_positive = torch.randperm(positive.numel(), device=positive.device)[:num_positive]
-    chosen_negative = torch.randperm(negative.numel(), device=negative.device)[:num_negative]
-    return positive[chosen_positive], negative[chosen_negative]
+    is_background = labels == bg_label
+    quota = int(num_samples * positive_fraction)
+    positive = _draw((labels != IGNORED) & ~is_background, quota)
+    return positive, _draw(is_background, num_samples - len(positive))
+
+
+def _draw(candidates: Tensor, limit: int) -> Tensor:
+    """At most `limit` indices of true elements, in random order."""
+    (index,) = nonzero_tuple(candidates)
+    return index[torch.randperm(len(index), device=index.device)[:limit]]

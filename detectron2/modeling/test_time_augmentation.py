@@ -1,4 +1,7 @@
-"""Detect on several resized and flipped versions of each image, and join what is found."""
+"""Detect on several resized and flipped versions of each image, and merge the detections.
+
+Of `detectron2.data`, this needs only what works on pixels: the transforms and the image reader.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import read_image
+from detectron2.data.image_utils import read_image
 from detectron2.data.transforms import (
     HFlipTransform,
     NoOpTransform,
@@ -21,20 +24,18 @@ from detectron2.data.transforms import (
     Transform,
     apply_augmentations,
 )
-from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.meta_arch.interface import MetaArchitecture
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["DatasetMapperTTA", "GeneralizedRCNNWithTTA"]
-
-# Merged detections have passed the score threshold already: this one drops the classes that a box
-# was not found as, whose score is 0.
+# Detections have already passed the score threshold. This one drops the classes with score 0,
+# which a box was not detected as.
 ABOVE_ZERO = 1e-8
 
 
 class DatasetMapperTTA:
-    """Turn one input of a model into several: each size, and each size flipped."""
+    """Turn one input of a model into several: each size, with and without a flip."""
 
     @configurable
     def __init__(self, min_sizes: Sequence[int], max_size: int, flip: bool):
@@ -42,7 +43,7 @@ class DatasetMapperTTA:
         Args:
             min_sizes: lengths of the shortest edge, in pixels.
             max_size: no edge becomes longer than this.
-            flip: also give horizontally flipped images.
+            flip: also return horizontally flipped images.
         """
         self.min_sizes = min_sizes
         self.max_size = max_size
@@ -61,7 +62,7 @@ class DatasetMapperTTA:
             dataset_dict: with `image` (C, H, W), and `height`, `width` of the wanted output.
 
         Returns:
-            copies, whose `transforms` lead from the frame of the output to that of their `image`.
+            copies with `transforms`, from the frame of the output to that of their `image`.
         """
         image = dataset_dict["image"].permute(1, 2, 0).numpy()
         output_size = (dataset_dict["height"], dataset_dict["width"])
@@ -74,18 +75,19 @@ class DatasetMapperTTA:
             flips = [[], [RandomFlip(prob=1.0)]] if self.flip else [[]]
             for flip in flips:
                 new_image, transforms = apply_augmentations([resize, *flip], image.copy())
-                own = copy.deepcopy(dataset_dict)
-                own["transforms"] = first + transforms
-                own["image"] = torch.from_numpy(np.ascontiguousarray(new_image.transpose(2, 0, 1)))
-                augmented.append(own)
+                tensor = torch.from_numpy(np.ascontiguousarray(new_image.transpose(2, 0, 1)))
+                augmented.append(
+                    copy.deepcopy(dataset_dict)
+                    | {"image": tensor, "transforms": first + transforms}
+                )
         return augmented
 
 
 class GeneralizedRCNNWithTTA(nn.Module):
-    """A detector that is called as `GeneralizedRCNN` is in testing, with test-time augmentation.
+    """A `GeneralizedRCNN` with test-time augmentation, called in the same way.
 
-    Boxes that are found on all versions of an image are thinned by NMS together; masks are computed
-    for the remaining boxes on every version and averaged.
+    NMS runs over the boxes from all versions of an image. Masks are computed for the remaining
+    boxes on every version, and averaged.
     """
 
     def __init__(
@@ -99,22 +101,18 @@ class GeneralizedRCNNWithTTA(nn.Module):
         Args:
             cfg: of the model.
             model: a GeneralizedRCNN, or one in DistributedDataParallel.
-            tta_mapper: makes the versions of an image; by default `DatasetMapperTTA(cfg)`.
-            batch_size: versions that go through the model at once.
+            tta_mapper: input -> versions of it; by default `DatasetMapperTTA(cfg)`.
+            batch_size: versions to run at once.
         """
         super().__init__()
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        if not isinstance(model, GeneralizedRCNN):
+        if not (isinstance(model, MetaArchitecture) and hasattr(model, "roi_heads")):
             raise ValueError(
                 "test-time augmentation (TEST.AUG.ENABLED) is for GeneralizedRCNN; the model is a "
                 f"{type(model).__name__}"
             )
-        if cfg.MODEL.LOAD_PROPOSALS:
-            raise ValueError(
-                "test-time augmentation (TEST.AUG.ENABLED) does not transform precomputed "
-                "proposals: set MODEL.LOAD_PROPOSALS False or TEST.AUG.ENABLED False"
-            )
+        model.check_tta(cfg)
         self.cfg = cfg.clone()
         self.model = model
         self.tta_mapper = DatasetMapperTTA(cfg) if tta_mapper is None else tta_mapper
@@ -166,7 +164,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
     def _batch_inference(
         self, inputs: list[dict[str, Any]], given: list[Instances] | None = None
     ) -> list[Instances]:
-        """Results in the frames of the inputs' images, some inputs at a time."""
+        """Results in the frames of the given images, `batch_size` images at a time."""
         results = []
         for start in range(0, len(inputs), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -178,7 +176,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
     def _merge_detections(
         self, detections: list[Instances], transforms: list[Transform], size_hw: tuple[int, int]
     ) -> Instances:
-        """Detections of all versions, in the frame of the output, without duplicates."""
+        """Detections of all versions in the frame of the output, without duplicates."""
         boxes = [
             _apply_box(transform.inverse(), own.pred_boxes.tensor)
             for own, transform in zip(detections, transforms, strict=True)
@@ -199,7 +197,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
 
 
 def _apply_box(transform: Transform, boxes: Tensor) -> Tensor:
-    """(N, 4) boxes in the frame that the transform leads to."""
+    """(N, 4) boxes after a transform."""
     moved = transform.apply_box(boxes.detach().cpu().numpy())
     return torch.from_numpy(np.asarray(moved)).to(boxes)
 
@@ -214,7 +212,7 @@ def _transformed(instances: Instances, transform: Transform, size_hw: tuple[int,
 
 
 def _average_masks(outputs: list[Instances], transforms: list[Transform]) -> Tensor:
-    """(N, 1, M, M) mean probabilities; masks relative to boxes change by flips only."""
+    """(N, 1, M, M) mean probabilities. Flips are undone; resizing does not change M x M masks."""
     masks = []
     for own, transform in zip(outputs, transforms, strict=True):
         flips = sum(isinstance(t, HFlipTransform) for t in transform.transforms)

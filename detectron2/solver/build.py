@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a configuration."""
+"""Optimizer and learning-rate schedule of a config."""
 
 import logging
 import math
@@ -17,22 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from detectron2.config import CfgNode
-from detectron2.solver.gradient_clipping import (
+from detectron2.solver.gradient_clipping import (  # noqa: F401 (imported from here by users)
     GradientClipType,
     create_gradient_clipper,
     maybe_add_gradient_clipping,
 )
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
-
-__all__ = [
-    "GradientClipType",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "create_gradient_clipper",
-    "get_default_optimizer_params",
-    "maybe_add_gradient_clipping",
-    "reduce_param_groups",
-]
 
 OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAMW": torch.optim.AdamW}
 ParamGroup = dict[str, Any]  # "params": list of parameters, and options of the optimizer
@@ -69,7 +59,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if solver.OPTIMIZER == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     else:
-        # One pass over all parameters; but it would take scaled gradients unclipped.
+        # One pass over all parameters. With AMP it would see scaled gradients, which clip wrongly.
         options["fused"] = not solver.AMP.ENABLED
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
     return optimizer(params, **options)
@@ -85,81 +75,80 @@ def get_default_optimizer_params(
     lr_factor_func: Callable[[str], float] | None = None,
     overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[ParamGroup]:
-    """Parameter groups of an optimizer: trainable parameters, each once, by their options.
+    """Parameter groups for an optimizer: each trainable parameter once, grouped by its options.
 
-    What is None is left to the optimizer's own default.
+    An option that is None is left to the optimizer's default.
 
     Args:
-        base_lr, weight_decay: of every parameter.
-        weight_decay_norm: of the parameters of normalisations.
-        bias_lr_factor: multiplies the learning rate of parameters called `bias`; needs `base_lr`.
-        weight_decay_bias: of parameters called `bias`, also those of normalisations.
-        lr_factor_func: from a parameter's full name to a factor on its rate; needs `base_lr`.
-        overrides: options by a parameter's own name, e.g. `{"embedding": {"lr": 0.01}}`.
+        base_lr, weight_decay: for every parameter.
+        weight_decay_norm: for the parameters of normalization layers.
+        bias_lr_factor: factor on the learning rate of parameters named `bias`; needs `base_lr`.
+        weight_decay_bias: for parameters named `bias`, those of normalization layers included.
+        lr_factor_func: full name of a parameter -> factor on its rate; needs `base_lr`.
+        overrides: options by the last part of a name, e.g. `{"embedding": {"lr": 0.01}}`.
     """
-    overrides = dict(overrides or {})
-    bias_options = {}
-    if bias_lr_factor is not None and bias_lr_factor != 1.0:
+    by_name = dict(overrides or {})
+    bias_options = {"weight_decay": weight_decay_bias}
+    if bias_lr_factor not in (None, 1.0):
         if base_lr is None:
             raise ValueError(f"bias_lr_factor={bias_lr_factor} needs base_lr")
         bias_options["lr"] = base_lr * bias_lr_factor
-    if weight_decay_bias is not None:
-        bias_options["weight_decay"] = weight_decay_bias
-    if bias_options:
-        if "bias" in overrides:
+    if bias_options := _given(bias_options):
+        if "bias" in by_name:
             raise ValueError(
-                "overrides has options for 'bias', and so has bias_lr_factor or weight_decay_bias; "
-                "give one of the two"
+                "options for 'bias' are in overrides and in bias_lr_factor or weight_decay_bias; "
+                "give them in one place"
             )
-        overrides["bias"] = bias_options
+        by_name["bias"] = bias_options
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr")
 
-    defaults = {"lr": base_lr, "weight_decay": weight_decay}
-    defaults = {name: value for name, value in defaults.items() if value is not None}
+    in_norms = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, NORM_MODULES)
+        for parameter in module.parameters(recurse=False)
+    }
     groups = []
-    seen: set[nn.Parameter] = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            options = dict(defaults)
-            if isinstance(module, NORM_MODULES) and weight_decay_norm is not None:
-                options["weight_decay"] = weight_decay_norm
-            if lr_factor_func is not None:
-                options["lr"] *= lr_factor_func(f"{module_name}.{name}")
-            options.update(overrides.get(name, {}))
-            groups.append({"params": [parameter], **options})
+    for full_name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        options = {"lr": base_lr, "weight_decay": weight_decay}
+        if parameter in in_norms and weight_decay_norm is not None:
+            options["weight_decay"] = weight_decay_norm
+        if lr_factor_func is not None:
+            options["lr"] = base_lr * lr_factor_func(full_name)
+        options |= by_name.get(full_name.rpartition(".")[2], {})
+        groups.append({"params": [parameter], **_given(options)})
     return reduce_param_groups(groups)
 
 
-def _expand_param_groups(params: list[ParamGroup]) -> list[ParamGroup]:
-    """One group for each parameter; where several groups name it, later options win."""
-    groups: dict[Any, ParamGroup] = {}
-    for group in params:
-        if "params" not in group:
-            raise ValueError(f"a parameter group needs 'params'; got keys {sorted(group)}")
-        for parameter in group["params"]:
-            groups.setdefault(parameter, {}).update({**group, "params": [parameter]})
-    return list(groups.values())
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def reduce_param_groups(params: list[ParamGroup]) -> list[ParamGroup]:
     """As few groups as the options allow: an optimizer is faster on few large groups.
 
-    Parameters keep their order within a group, groups that of their first parameter.
+    If several groups name a parameter, their options are merged and the last value wins.
+    Parameters keep their order, and groups the order of their first parameters.
     """
+    options: dict[Any, dict[str, Any]] = {}
+    for group in params:
+        if "params" not in group:
+            raise ValueError(f"a parameter group needs 'params'; got keys {sorted(group)}")
+        own = {name: value for name, value in group.items() if name != "params"}
+        for parameter in group["params"]:
+            options.setdefault(parameter, {}).update(own)
     groups: dict[tuple, ParamGroup] = {}
-    for group in _expand_param_groups(params):
-        options = {name: value for name, value in group.items() if name != "params"}
-        key = tuple(sorted(options.items()))
-        groups.setdefault(key, {"params": [], **options})["params"] += group["params"]
+    for parameter, own in options.items():
+        key = tuple(sorted(own.items()))
+        groups.setdefault(key, {"params": [], **own})["params"].append(parameter)
     return list(groups.values())
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """Schedule `cfg.SOLVER.LR_SCHEDULER_NAME` with its warm-up; step it after every iteration."""
+    """Schedule `cfg.SOLVER.LR_SCHEDULER_NAME` with warm-up; step it after every iteration."""
     solver = cfg.SOLVER
     name = solver.LR_SCHEDULER_NAME
     if name not in SCHEDULES:
@@ -175,11 +164,11 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
 
 
 def _multi_step(solver: CfgNode) -> ParamScheduler:
-    """Times `GAMMA` at each of `STEPS`."""
+    """Multiply by `GAMMA` at each of `STEPS`."""
     steps = [step for step in solver.STEPS if step < solver.MAX_ITER]
     if len(steps) != len(solver.STEPS):
         logging.getLogger(__name__).warning(
-            "SOLVER.STEPS=%s: those from SOLVER.MAX_ITER=%d on have no effect",
+            "SOLVER.STEPS=%s: steps at or after SOLVER.MAX_ITER=%d have no effect",
             tuple(solver.STEPS),
             solver.MAX_ITER,
         )
@@ -189,15 +178,15 @@ def _multi_step(solver: CfgNode) -> ParamScheduler:
 
 
 def _step_with_fixed_gamma(solver: CfgNode) -> ParamScheduler:
-    """Times `GAMMA` at `NUM_DECAYS` equal distances."""
+    """Multiply by `GAMMA` at `NUM_DECAYS` equally spaced points."""
     parts = solver.NUM_DECAYS + 1
     if not 1 < parts <= solver.MAX_ITER:
         raise ValueError(
             f"SOLVER.NUM_DECAYS={solver.NUM_DECAYS}: expected 1 to SOLVER.MAX_ITER - 1 = "
             f"{solver.MAX_ITER - 1}"
         )
-    # fvcore's StepWithFixedGammaParamScheduler has no value at the very end of the training, which
-    # a trainer's last step asks for; steps at the same places do.
+    # Not fvcore's StepWithFixedGammaParamScheduler: the last scheduler step of a training asks for
+    # the value at 1.0, where that schedule has none.
     return _decay_at([math.ceil(i * solver.MAX_ITER / parts) for i in range(1, parts)], solver)
 
 

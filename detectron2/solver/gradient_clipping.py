@@ -1,6 +1,6 @@
 """Optimizers that clip gradients before each step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -11,88 +11,66 @@ from torch.optim import Optimizer
 
 from detectron2.config import CfgNode
 
-__all__ = [
-    "GradientClipType",
-    "add_gradient_clipping",
-    "create_gradient_clipper",
-    "maybe_add_gradient_clipping",
-]
-
-# Clips one parameter's gradient, or those of several together, in place.
-GradientClipper = Callable[[Tensor | Iterable[Tensor]], Any]
-
 
 class GradientClipType(Enum):
-    """What `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may be: clip each value, or each parameter's norm."""
+    """Values of `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`: clip each number, or the norm of a parameter."""
 
     VALUE = "value"
     NORM = "norm"
 
 
-def create_gradient_clipper(cfg: CfgNode) -> GradientClipper:
-    """Function that clips a parameter's gradient as `cfg`, a `SOLVER.CLIP_GRADIENTS` node, says."""
+def create_gradient_clipper(cfg: CfgNode) -> Callable[[Tensor], Any]:
+    """Function that clips the gradient of one parameter in place.
+
+    Args:
+        cfg: a `SOLVER.CLIP_GRADIENTS` node.
+    """
     allowed = [kind.value for kind in GradientClipType]
     if cfg.CLIP_TYPE not in allowed:
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE={cfg.CLIP_TYPE!r}: expected one of {allowed}"
         )
     limit, norm_type = cfg.CLIP_VALUE, cfg.NORM_TYPE
-    if GradientClipType(cfg.CLIP_TYPE) is GradientClipType.VALUE:
-        return lambda parameters: clip_grad_value_(parameters, limit)
-    return lambda parameters: clip_grad_norm_(parameters, limit, norm_type)
-
-
-def add_gradient_clipping(
-    optimizer: type[Optimizer],
-    *,
-    per_param_clipper: GradientClipper | None = None,
-    global_clipper: GradientClipper | None = None,
-) -> type[Optimizer]:
-    """Subclass of `optimizer` whose `step` clips first: each parameter alone, or all at once."""
-    if (per_param_clipper is None) == (global_clipper is None):
-        raise ValueError("give exactly one of per_param_clipper and global_clipper")
-
-    def clip(groups: list[dict[str, Any]]) -> None:
-        # A part of the network that a batch did not use has no gradient.
-        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
-        if global_clipper is not None:
-            global_clipper(parameters)
-            return
-        for parameter in parameters:
-            per_param_clipper(parameter)
-
-    def step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        if closure is None:
-            clip(self.param_groups)
-            return super(clipping, self).step()
-
-        def clipped_closure() -> Any:
-            loss = closure()
-            clip(self.param_groups)
-            return loss
-
-        return super(clipping, self).step(torch.enable_grad()(clipped_closure))
-
-    clipping = type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
-    return clipping
+    if cfg.CLIP_TYPE == GradientClipType.VALUE.value:
+        return lambda parameter: clip_grad_value_(parameter, limit)
+    return lambda parameter: clip_grad_norm_(parameter, limit, norm_type)
 
 
 def maybe_add_gradient_clipping(
     cfg: CfgNode, optimizer: type[Optimizer] | Optimizer
 ) -> type[Optimizer] | Optimizer:
-    """`optimizer`, clipping gradients if `cfg.SOLVER.CLIP_GRADIENTS.ENABLED`.
+    """`optimizer`, which clips gradients in each step if `cfg.SOLVER.CLIP_GRADIENTS.ENABLED`.
 
     Args:
-        optimizer: a class, which gets a subclass, or an instance, whose class is changed.
+        optimizer: a class (a subclass is returned) or an instance (its class is changed).
     """
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         return optimizer
-    is_instance = isinstance(optimizer, Optimizer)
-    clipper = create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
-    clipping = add_gradient_clipping(
-        type(optimizer) if is_instance else optimizer, per_param_clipper=clipper
-    )
-    if not is_instance:
-        return clipping
-    optimizer.__class__ = clipping
+    clip = create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+    if not isinstance(optimizer, Optimizer):
+        return _with_clipping(optimizer, clip)
+    optimizer.__class__ = _with_clipping(type(optimizer), clip)
     return optimizer
+
+
+def _with_clipping(base: type[Optimizer], clip: Callable[[Tensor], Any]) -> type[Optimizer]:
+    def clip_all(optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                # A part of the network that the batch did not use has no gradient.
+                if parameter.grad is not None:
+                    clip(parameter)
+
+    def step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+        if closure is None:
+            clip_all(self)
+            return base.step(self)
+
+        def clipped_closure() -> Any:
+            loss = closure()
+            clip_all(self)
+            return loss
+
+        return base.step(self, torch.enable_grad()(clipped_closure))
+
+    return type(f"{base.__name__}WithGradientClip", (base,), {"step": step})

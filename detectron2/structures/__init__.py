@@ -1,6 +1,6 @@
 """Containers for boxes, masks, images and per-image instances."""
 
-from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou, pairwise_point_box_distance
+from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
 from .masks import (
@@ -22,7 +22,6 @@ __all__ = [
     "ROIMasks",
     "pairwise_ioa",
     "pairwise_iou",
-    "pairwise_point_box_distance",
     "polygon_area",
     "polygons_to_bitmask",
     "rasterize_polygons_within_box",

@@ -1,7 +1,7 @@
 """Axis-aligned boxes: storage formats, a container for N boxes, and pairwise geometry.
 
-Unless a name says otherwise, a box is (x0, y0, x1, y1) in absolute pixels, x to the right and y
-down, with continuous coordinates: pixel column j covers [j, j + 1), so width is x1 - x0.
+A box is (x0, y0, x1, y1) in absolute pixels with continuous coordinates: pixel column j covers
+[j, j + 1), so the width is x1 - x0.
 """
 
 import math
@@ -18,10 +18,10 @@ RawBoxes = TypeVar("RawBoxes", list, tuple, np.ndarray, Tensor)
 
 @unique
 class BoxMode(IntEnum):
-    """How the 4 (or 5) numbers of a box are to be read; the values are part of file formats.
+    """The format of a box; the values are part of file formats.
 
     ABS modes are in pixels, REL modes in fractions of the image size. XYWHA_ABS is (center x,
-    center y, width, height, angle), the angle in degrees, counter-clockwise.
+    center y, width, height, angle in degrees, counterclockwise).
     """
 
     XYXY_ABS = 0
@@ -32,45 +32,36 @@ class BoxMode(IntEnum):
 
     @staticmethod
     def convert(box: RawBoxes, from_mode: "BoxMode", to_mode: "BoxMode") -> RawBoxes:
-        """Rewrite boxes in another mode; a new object of the input's type (and dtype, if any).
+        """The boxes in another absolute mode, as a new object of the input's type and dtype.
 
-        A rotated box becomes the smallest axis-aligned box around it.
+        A rotated box becomes the smallest axis-aligned box around it. Equal modes return `box`.
 
         Args:
             box: one box as a list or tuple, or (N, 4) / (N, 5) boxes as an array or tensor.
-            from_mode: mode of `box`. With `to_mode` equal to it, `box` itself is returned.
-            to_mode: mode of the result, an absolute one.
         """
         from_mode, to_mode = BoxMode(from_mode), BoxMode(to_mode)
         if from_mode == to_mode:
             return box
-        for mode in (from_mode, to_mode):
-            if mode not in _TO_CORNERS:
-                allowed = ", ".join(m.name for m in _TO_CORNERS)
-                raise ValueError(
-                    f"cannot convert boxes from {from_mode.name} to {to_mode.name}: "
-                    f"only {allowed} convert; scale relative boxes by the image size first"
-                )
-        boxes = _as_tensor(box, from_mode)
+        if not {from_mode, to_mode} <= _TO_CORNERS.keys():
+            raise ValueError(
+                f"cannot convert boxes from {from_mode.name} to {to_mode.name}: both modes must be "
+                "absolute; scale relative boxes by the image size first"
+            )
+        length = 5 if from_mode == BoxMode.XYWHA_ABS else 4
+        is_sequence = isinstance(box, list | tuple)
+        if is_sequence and (len(box) != length or any(isinstance(v, list | tuple) for v in box)):
+            raise ValueError(f"one {from_mode.name} box has {length} numbers, got {box!r}")
+        boxes = torch.as_tensor(box)
+        if boxes.shape[-1] != length:
+            raise ValueError(
+                f"{from_mode.name} boxes have {length} columns, got shape {tuple(boxes.shape)}"
+            )
         # Rotation needs more precision than an integer or half type has.
         columns = _TO_CORNERS[from_mode](*boxes.double().unbind(dim=-1))
         result = torch.stack(_FROM_CORNERS[to_mode](*columns), dim=-1).to(dtype=boxes.dtype)
-        if isinstance(box, list | tuple):
+        if is_sequence:
             return type(box)(result.tolist())
         return result.numpy() if isinstance(box, np.ndarray) else result
-
-
-def _as_tensor(box: RawBoxes, mode: BoxMode) -> Tensor:
-    """The boxes as a tensor (..., 4 or 5), checked against the length that `mode` asks for."""
-    length = 5 if mode == BoxMode.XYWHA_ABS else 4
-    if isinstance(box, list | tuple):
-        if len(box) != length or any(isinstance(value, list | tuple) for value in box):
-            raise ValueError(f"one {mode.name} box has {length} numbers, got {box!r}")
-        return torch.tensor(box)
-    boxes = torch.from_numpy(box) if isinstance(box, np.ndarray) else box
-    if boxes.shape[-1] != length:
-        raise ValueError(f"{mode.name} boxes have {length} columns, got shape {tuple(box.shape)}")
-    return boxes
 
 
 def _rotated_to_corners(
@@ -102,18 +93,10 @@ _FROM_CORNERS = {
 
 
 class Boxes:
-    """N boxes as one (N, 4) float32 tensor, (x0, y0, x1, y1) in absolute pixels.
-
-    Attributes:
-        tensor: the coordinates. `clip` and `scale` change the object; all else makes a new one.
-    """
+    """N boxes as one (N, 4) float32 `tensor`; `clip` and `scale` work in place."""
 
     def __init__(self, tensor: Tensor):
-        """
-        Args:
-            tensor: (N, 4) numbers, a tensor or anything `torch.as_tensor` takes; an empty input of
-                any shape makes (0, 4).
-        """
+        """tensor: (N, 4) numbers in any form that torch takes; empty input makes (0, 4)."""
         if not isinstance(tensor, Tensor):
             tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
         tensor = tensor.to(torch.float32)
@@ -124,11 +107,9 @@ class Boxes:
         self.tensor = tensor
 
     def clone(self) -> "Boxes":
-        """A copy that shares no memory."""
         return Boxes(self.tensor.clone())
 
     def to(self, device: torch.device | str) -> "Boxes":
-        """The same boxes on `device`."""
         return Boxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
@@ -143,11 +124,11 @@ class Boxes:
         height, width = box_size
         x = self.tensor[:, 0::2].clamp(min=0, max=width)
         y = self.tensor[:, 1::2].clamp(min=0, max=height)
-        # A new tensor, so that a tensor given to the constructor stays what it was.
+        # A new tensor, since the constructor may share memory with its argument.
         self.tensor = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=-1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """(N,) bool: both sides are longer than `threshold` pixels."""
+        """(N,) bool: whether both sides are longer than `threshold` pixels."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
@@ -158,7 +139,7 @@ class Boxes:
         if chosen.dim() != 2:
             raise ValueError(
                 f"indexing boxes with {item!r} gave shape {tuple(chosen.shape)}; use an int, a "
-                "slice, a (N,) bool mask or a list of indices"
+                "slice, an (N,) bool mask or a list of indices"
             )
         return Boxes(chosen)
 
@@ -169,9 +150,9 @@ class Boxes:
         return f"Boxes({self.tensor})"
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """(N,) bool: the box lies in an image of `box_size` (height, width).
+        """(N,) bool: whether the box lies in an image of `box_size` (height, width).
 
-        A box may reach `boundary_threshold` pixels beyond the border; x1 and y1 stay below it.
+        A box may reach `boundary_threshold` pixels beyond the border.
         """
         height, width = box_size
         limit = self.tensor.new_tensor([width, height]) + boundary_threshold
@@ -189,7 +170,7 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
-        """All boxes of a list, in order, as one new object; no boxes for an empty list."""
+        """All boxes of a list as one new object."""
         if not isinstance(boxes_list, list | tuple):
             raise ValueError(f"Boxes.cat takes a list of Boxes, got {type(boxes_list).__name__}")
         if len(boxes_list) == 0:
@@ -216,40 +197,10 @@ def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over union of each of N and each of M boxes; 0 where they are apart."""
     intersection = pairwise_intersection(boxes1, boxes2)
     union = boxes1.area()[:, None] + boxes2.area() - intersection
-    return _ratio_where_positive(intersection, union)
+    return torch.where(intersection > 0, intersection / union, 0.0)  # no NaN for empty boxes
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) intersection over the area of `boxes2`; 0 where they are apart."""
     intersection = pairwise_intersection(boxes1, boxes2)
-    return _ratio_where_positive(intersection, boxes2.area().expand_as(intersection))
-
-
-def _ratio_where_positive(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 wherever `part` is not positive, so that empty boxes give no NaN."""
-    return torch.where(part > 0, part / whole, part.new_zeros(()))
-
-
-def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:
-    """Distances from each point to the left, top, right and bottom side of each box.
-
-    Args:
-        points: (P, 2), (x, y) in pixels.
-        boxes: N boxes.
-
-    Returns:
-        (P, N, 4), all positive exactly where the point is strictly inside the box.
-    """
-    low_corner, high_corner = boxes.tensor[:, :2], boxes.tensor[:, 2:]
-    points = points[:, None]  # (P, 1, 2)
-    return torch.cat([points - low_corner, high_corner - points], dim=2)
-
-
-def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N,) intersection over union of box i of `boxes1` with box i of `boxes2`."""
-    if len(boxes1) != len(boxes2):
-        raise ValueError(f"boxes must come in pairs, got {len(boxes1)} and {len(boxes2)}")
-    first, second = boxes1.tensor, boxes2.tensor
-    sides = torch.min(first[:, 2:], second[:, 2:]) - torch.max(first[:, :2], second[:, :2])
-    intersection = sides.clamp_(min=0).prod(dim=1)
-    return _ratio_where_positive(intersection, boxes1.area() + boxes2.area() - intersection)
+    return torch.where(intersection > 0, intersection / boxes2.area(), 0.0)

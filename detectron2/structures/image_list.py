@@ -52,7 +52,7 @@ class ImageList:
             size_divisibility: make the common height and width multiples of this, if above 1.
             pad_value: the value of the padding.
             padding_constraints: "square_size", if above 0, is the side of the padded square;
-                "size_divisibility" takes the place of the argument of that name.
+                "size_divisibility" replaces the argument of that name.
         """
         if len(tensors) == 0:
             raise ValueError("ImageList.from_tensors needs at least one image")

@@ -16,11 +16,7 @@ class Instances:
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any):
-        """
-        Args:
-            image_size: (height, width) in pixels of the image that the fields refer to.
-            kwargs: first fields, by name.
-        """
+        """image_size: (height, width) in pixels of the image that the fields refer to."""
         self._image_size = image_size
         self._fields: dict[str, Any] = {}
         for name, value in kwargs.items():
@@ -40,7 +36,7 @@ class Instances:
     def __getattr__(self, name: str) -> Any:
         # `_fields` itself is missing while an object is being copied or unpickled.
         if name == "_fields" or name not in self._fields:
-            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+            raise AttributeError(f"Instances has no field {name!r}; set it before you read it")
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
@@ -50,11 +46,9 @@ class Instances:
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether there is a field of this name."""
         return name in self._fields
 
     def remove(self, name: str) -> None:
-        """Delete a field."""
         del self._fields[name]
 
     def get(self, name: str) -> Any:
@@ -73,7 +67,7 @@ class Instances:
         return moved
 
     def __getitem__(self, item: int | slice | Tensor) -> "Instances":
-        """New Instances with every field indexed; an int keeps that one instance."""
+        """New Instances with every field indexed; an int keeps one instance."""
         if isinstance(item, int):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"index {item} is out of range for {len(self)} instances")
@@ -95,11 +89,9 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":
-        """The instances of a list, in order, as one object; one-element lists give that element.
+        """The instances of a list as one object; the element itself if the list has only one.
 
-        Args:
-            instance_lists: at least one, all of one image size and with the same fields. Fields may
-                be tensors, lists, or objects whose type has a `cat` method.
+        All need the same image size and fields: tensors, lists, or types with a `cat` method.
         """
         if len(instance_lists) == 0:
             raise ValueError("Instances.cat needs at least one Instances")

@@ -1,7 +1,6 @@
 """Instance masks of one image: as bitmaps, as polygons, or as fixed-size maps in boxes.
 
-Polygons are flat arrays x0, y0, x1, y1, ... in absolute pixels, with the continuous coordinates of
-`Boxes`: the pixel in column j covers [j, j + 1).
+Polygons are flat arrays x0, y0, x1, y1, ... in the continuous pixel coordinates of `Boxes`.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ def polygon_area(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """(height, width) bool mask of the union of polygons, rasterised as the COCO API does."""
+    """(height, width) bool mask of the union of polygons, rasterized as the COCO API does."""
     if len(polygons) == 0:
         return np.zeros((height, width), dtype=bool)
     rles = mask_util.frPyObjects(list(polygons), height, width)
@@ -35,15 +34,10 @@ def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> 
 def rasterize_polygons_within_box(
     polygons: list[np.ndarray], box: np.ndarray, mask_size: int
 ) -> Tensor:
-    """What a square mask laid over `box` shows of the polygons.
+    """(mask_size, mask_size) bool on the CPU: one instance's polygons, cropped to a box.
 
     Args:
-        polygons: the polygons of one instance.
         box: (4,) x0, y0, x1, y1, in the polygons' frame.
-        mask_size: side of the result in mask pixels.
-
-    Returns:
-        (mask_size, mask_size) bool, on the CPU.
     """
     shortest_side = 0.1  # keeps the scale finite for boxes without extent
     width, height = box[2] - box[0], box[3] - box[1]
@@ -57,18 +51,10 @@ def rasterize_polygons_within_box(
 
 
 class BitMasks:
-    """N masks as one (N, H, W) bool tensor over the whole image.
-
-    Attributes:
-        tensor: the masks.
-        image_size: (H, W).
-    """
+    """N masks of an image of `image_size` (H, W) as one (N, H, W) bool `tensor`."""
 
     def __init__(self, tensor: Tensor | np.ndarray):
-        """
-        Args:
-            tensor: (N, H, W); whatever is not 0 is foreground.
-        """
+        """tensor: (N, H, W); nonzero is foreground."""
         if isinstance(tensor, Tensor):
             tensor = tensor.to(torch.bool)
         else:
@@ -94,12 +80,11 @@ class BitMasks:
         if chosen.dim() != 3:
             raise ValueError(
                 f"indexing masks with {item!r} gave shape {tuple(chosen.shape)}; use an int, a "
-                "slice, a (N,) bool mask or a list of indices"
+                "slice, an (N,) bool mask or a list of indices"
             )
         return BitMasks(chosen)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Each mask as an (H, W) bool tensor."""
         yield from self.tensor
 
     def __repr__(self) -> str:
@@ -109,7 +94,7 @@ class BitMasks:
         return self.tensor.shape[0]
 
     def nonempty(self) -> Tensor:
-        """(N,) bool: the mask has at least one pixel."""
+        """(N,) bool: whether the mask has a foreground pixel."""
         return self._foreground_along(2).bool().any(dim=1)
 
     @staticmethod
@@ -126,14 +111,10 @@ class BitMasks:
         return BitMasks(torch.from_numpy(masks))
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """Crop mask i to box i and resize it with RoIAlign.
+        """Crop mask i to box i and resize it with RoIAlign: (N, mask_size, mask_size) bool.
 
         Args:
             boxes: (N, 4), (x0, y0, x1, y1) in pixels of the image.
-            mask_size: side of the square results in mask pixels.
-
-        Returns:
-            (N, mask_size, mask_size) bool: at least half of the mask pixel is foreground.
         """
         if len(boxes) != len(self):
             raise ValueError(f"need one box per mask, got {len(boxes)} boxes, {len(self)} masks")
@@ -177,16 +158,10 @@ class BitMasks:
 class PolygonMasks:
     """N masks, each a union of polygons; always on the CPU.
 
-    Attributes:
-        polygons: `polygons[i][j]` is polygon j of instance i, a (2 * P,) float64 array.
+    `polygons[i][j]` is polygon j of instance i, a flat float64 array of at least three corners.
     """
 
     def __init__(self, polygons: list[list[Tensor | np.ndarray]]):
-        """
-        Args:
-            polygons: per instance, a list of polygons, each x0, y0, x1, y1, ... of at least three
-                corners, as a list, an array or a tensor.
-        """
         if not isinstance(polygons, list):
             raise ValueError(
                 "PolygonMasks takes a list (instances) of lists (polygons) of coordinates, "
@@ -203,7 +178,7 @@ class PolygonMasks:
         return torch.device("cpu")
 
     def get_bounding_boxes(self) -> Boxes:
-        """The tightest box around each instance's polygons; all zero where there is none."""
+        """The tightest box around each instance's polygons; all zero without polygons."""
         boxes = torch.zeros(len(self), 4)
         for i, instance in enumerate(self.polygons):
             if instance:
@@ -213,7 +188,7 @@ class PolygonMasks:
         return Boxes(boxes)
 
     def nonempty(self) -> Tensor:
-        """(N,) bool: the instance has at least one polygon."""
+        """(N,) bool: whether the instance has a polygon."""
         return torch.tensor([len(instance) > 0 for instance in self.polygons], dtype=torch.bool)
 
     def __getitem__(self, item: int | slice | list[int] | Tensor | np.ndarray) -> "PolygonMasks":
@@ -234,7 +209,6 @@ class PolygonMasks:
         return PolygonMasks([self.polygons[i] for i in index.reshape(-1).tolist()])
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        """The polygons of each instance."""
         return iter(self.polygons)
 
     def __repr__(self) -> str:
@@ -244,14 +218,10 @@ class PolygonMasks:
         return len(self.polygons)
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """What a square mask laid over box i shows of instance i.
+        """Crop instance i to box i: (N, mask_size, mask_size) bool, on the device of `boxes`.
 
         Args:
             boxes: (N, 4), (x0, y0, x1, y1) in pixels of the image.
-            mask_size: side of the square results in mask pixels.
-
-        Returns:
-            (N, mask_size, mask_size) bool, on the device of `boxes`.
         """
         if len(boxes) != len(self):
             raise ValueError(f"need one box per mask, got {len(boxes)} boxes, {len(self)} masks")
@@ -281,7 +251,7 @@ def _check_instance(polygons: list[Tensor | np.ndarray]) -> list[np.ndarray]:
     if not isinstance(polygons, list):
         raise ValueError(
             "each instance of PolygonMasks is a list of polygons, got "
-            f"{type(polygons).__name__}; one polygon alone needs a list around it"
+            f"{type(polygons).__name__}; put a list around a single polygon"
         )
     arrays = []
     for polygon in polygons:
@@ -289,19 +259,15 @@ def _check_instance(polygons: list[Tensor | np.ndarray]) -> list[np.ndarray]:
         array = np.asarray(array, dtype=np.float64)
         if array.ndim != 1 or array.size % 2 != 0 or array.size < MIN_POLYGON_COORDINATES:
             raise ValueError(
-                f"Cannot create a polygon from coordinates of shape {array.shape}: needs x and y "
-                f"of at least {MIN_POLYGON_COORDINATES // 2} corners in one flat sequence"
+                f"a polygon is a flat sequence x0, y0, x1, y1, ... of at least three corners, got "
+                f"an array of shape {array.shape}"
             )
         arrays.append(array)
     return arrays
 
 
 class ROIMasks:
-    """N masks of one size, each relative to a box that is kept elsewhere.
-
-    Attributes:
-        tensor: (N, M, M), values in [0, 1], usually probabilities.
-    """
+    """N masks as one (N, M, M) `tensor` of values in [0, 1], each relative to its own box."""
 
     def __init__(self, tensor: Tensor):
         if tensor.dim() != 3:
@@ -309,7 +275,6 @@ class ROIMasks:
         self.tensor = tensor
 
     def to(self, device: torch.device | str) -> "ROIMasks":
-        """The same masks on `device`."""
         return ROIMasks(self.tensor.to(device))
 
     @property
@@ -320,7 +285,6 @@ class ROIMasks:
         return self.tensor.shape[0]
 
     def __getitem__(self, item: slice | Tensor) -> "ROIMasks":
-        """The chosen masks; may share memory."""
         return ROIMasks(self.tensor[item])
 
     def __repr__(self) -> str:

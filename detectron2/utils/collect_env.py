@@ -1,26 +1,19 @@
 """Describe the machine and the library versions, for logs and bug reports."""
 
-import importlib
 import importlib.metadata
 import os
 import platform
 import sys
 
+import cv2
 import torch
 from tabulate import tabulate
 
+import detectron2
+
 __all__ = ["collect_env_info"]
 
-_PACKAGES = (
-    "torchvision",
-    "numpy",
-    "fvcore",
-    "iopath",
-    "opencv-python-headless",
-    "pillow",
-    "pycocotools",
-    "faster-coco-eval",
-)
+_PACKAGES = "torchvision numpy fvcore iopath pillow pycocotools faster-coco-eval".split()
 _VARIABLES = ("DETECTRON2_DATASETS", "DETECTRON2_ENV_MODULE", "FVCORE_CACHE", "OMP_NUM_THREADS")
 
 
@@ -44,15 +37,15 @@ def _gpu_rows() -> list[tuple[str, str]]:
 
 
 def collect_env_info() -> str:
-    """A text table: Python, packages, GPUs, processor threads, and the variables that we read."""
-    package = importlib.import_module("detectron2")
+    """A text table: Python, packages, GPUs, CPU threads, and the environment variables in use."""
     rows = [
         ("platform", platform.platform()),
         ("Python", sys.version.replace("\n", "")),
-        ("detectron2", f"{package.__version__} @ {os.path.dirname(package.__file__)}"),
+        ("detectron2", f"{detectron2.__version__} @ {os.path.dirname(detectron2.__file__)}"),
         ("torch", f"{torch.__version__} @ {os.path.dirname(torch.__file__)}"),
         ("torch threads, CPU cores", f"{torch.get_num_threads()}, {os.cpu_count()}"),
         *_gpu_rows(),
+        ("OpenCV", cv2.__version__),  # installed under one of several package names
         *((name, _version(name)) for name in _PACKAGES),
         *((name, os.environ[name]) for name in _VARIABLES if name in os.environ),
     ]

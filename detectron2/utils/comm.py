@@ -1,7 +1,7 @@
-"""Talk between the processes of a distributed job; without one, the world is this process alone.
+"""Communication between the processes of a distributed job, or within a single process.
 
-A "local" process is one of the same machine. `create_local_process_group` must have been called
-(`detectron2.engine.launch` does) before local ranks are asked for in a distributed job.
+A "local" process runs on the same machine. In a distributed job, local ranks are known once
+`create_local_process_group` was called, which `detectron2.engine.launch` does.
 """
 
 import functools
@@ -12,10 +12,6 @@ import torch
 import torch.distributed as dist
 
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
-_MISSING_LOCAL_GROUP = (
-    "this distributed job has no local process group: start it by detectron2.engine.launch(), or "
-    "call detectron2.utils.comm.create_local_process_group() in every process"
-)
 _SEED_BOUND = 2**31
 
 
@@ -34,29 +30,30 @@ def get_rank() -> int:
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make one process group a machine and remember that of this process.
+    """Make one process group per machine and remember the one of this process.
 
-    Every process of the job must call it. Ranks are taken to be contiguous within a machine.
+    Every process of the job must call it. Ranks must be contiguous within a machine.
     """
     global _LOCAL_PROCESS_GROUP
-    world_size = get_world_size()
-    if world_size % num_workers_per_machine != 0:
+    num_machines, rest = divmod(get_world_size(), num_workers_per_machine)
+    if rest:
         raise ValueError(
-            f"{world_size} processes cannot be split into machines of {num_workers_per_machine}"
+            f"{get_world_size()} processes cannot be split into machines of "
+            f"{num_workers_per_machine}"
         )
-    this_machine = get_rank() // num_workers_per_machine
-    for machine in range(world_size // num_workers_per_machine):
-        first = machine * num_workers_per_machine
-        # torch requires every process to take part in making every group
-        group = dist.new_group(list(range(first, first + num_workers_per_machine)))
-        if machine == this_machine:
-            _LOCAL_PROCESS_GROUP = group
+    ranks = torch.arange(get_world_size()).view(num_machines, num_workers_per_machine).tolist()
+    # torch requires every process to take part in making every group
+    groups = [dist.new_group(ranks_of_machine) for ranks_of_machine in ranks]
+    _LOCAL_PROCESS_GROUP = groups[get_rank() // num_workers_per_machine]
 
 
 def get_local_process_group() -> dist.ProcessGroup:
     """The group of this machine's processes."""
     if _LOCAL_PROCESS_GROUP is None:
-        raise ValueError(_MISSING_LOCAL_GROUP)
+        raise ValueError(
+            "this distributed job has no local process group: start it with "
+            "detectron2.engine.launch(), or call create_local_process_group() in every process"
+        )
     return _LOCAL_PROCESS_GROUP
 
 
@@ -71,67 +68,59 @@ def get_local_size() -> int:
 
 
 def is_main_process() -> bool:
-    """True in the process of rank 0."""
+    """Whether this process has rank 0."""
     return get_rank() == 0
 
 
 def synchronize() -> None:
-    """Wait until every process of the job has come here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        # naming the device keeps NCCL from guessing it, which can block when ranks disagree
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    """Wait until every process of the job has reached this call."""
+    if get_world_size() > 1:
+        uses_nccl = dist.get_backend() == dist.Backend.NCCL
+        # NCCL would guess the device, which can block when the ranks guess differently
+        dist.barrier(device_ids=[torch.cuda.current_device()] if uses_nccl else None)
 
 
-def _get_global_gloo_group() -> dist.ProcessGroup:
-    """A group of all processes that moves CPU data: the world's own one unless that is NCCL."""
-    if dist.get_backend() != dist.Backend.NCCL:
-        return dist.group.WORLD
-    return _make_gloo_group(dist.group.WORLD)
-
-
-@functools.lru_cache
-def _make_gloo_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The gloo twin of `world`, made on first use: making one is slow, and takes all processes."""
+@functools.cache
+def _gloo_twin(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """A gloo group of the same processes; made once, since that is slow and takes all of them."""
     return dist.new_group(backend="gloo")
+
+
+def _object_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """A group that can exchange Python objects, by default all processes; None for one process."""
+    if get_world_size() == 1:
+        return None
+    if group is None:
+        group = dist.group.WORLD
+        if dist.get_backend() == dist.Backend.NCCL:  # which moves GPU tensors only
+            group = _gloo_twin(group)
+    return group if dist.get_world_size(group) > 1 else None
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """The `data` (any picklable object) of every process, in rank order, in every process."""
-    if get_world_size() == 1:
+    group = _object_group(group)
+    if group is None:
         return [data]
-    group = _get_global_gloo_group() if group is None else group
-    world_size = dist.get_world_size(group)
-    if world_size == 1:
-        return [data]
-    output: list[Any] = [None] * world_size
-    dist.all_gather_object(output, data, group=group)
-    return output
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
     """The `data` of every process in rank order, in process `dst`; an empty list elsewhere."""
-    if get_world_size() == 1:
+    group = _object_group(group)
+    if group is None:
         return [data]
-    group = _get_global_gloo_group() if group is None else group
-    world_size = dist.get_world_size(group)
-    if world_size == 1:
-        return [data]
-    if dist.get_rank() != dst:
-        dist.gather_object(data, None, dst=dst, group=group)
-        return []
-    output: list[Any] = [None] * world_size
-    dist.gather_object(data, output, dst=dst, group=group)
-    return output
+    gathered = [None] * dist.get_world_size(group) if get_rank() == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
 
 
 def shared_random_seed() -> int:
     """A random number from numpy's generator of rank 0, the same in every process.
 
-    All processes must call it together; it is how samplers agree on one shuffling.
+    All processes must call it together.
     """
     return all_gather(int(np.random.randint(_SEED_BOUND)))[0]
 
@@ -139,17 +128,14 @@ def shared_random_seed() -> int:
 def reduce_dict(
     input_dict: dict[str, torch.Tensor], average: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Sum or average scalar tensors over processes; only rank 0 gets the reduced values.
+    """Sum or average scalar tensors over processes; only rank 0 gets the result.
 
     Every process must give the same keys, with tensors of one shape.
     """
-    world_size = get_world_size()
-    if world_size < 2:
+    if get_world_size() == 1:
         return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # one order in every process
-        values = torch.stack([input_dict[name] for name in names], dim=0)
-        dist.reduce(values, dst=0)
-        if dist.get_rank() == 0 and average:
-            values /= world_size
-        return dict(zip(names, values, strict=True))
+    keys = sorted(input_dict)  # the same order in every process
+    packed = torch.stack([input_dict[key].detach() for key in keys])
+    dist.reduce(packed, dst=0)
+    divisor = get_world_size() if average and is_main_process() else 1
+    return dict(zip(keys, packed / divisor, strict=True))

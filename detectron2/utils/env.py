@@ -1,13 +1,11 @@
 """Process-wide settings: random seeds and third-party libraries."""
 
 import importlib
-import importlib.util
 import logging
 import os
 import random
-import sys
-from datetime import datetime
-from types import ModuleType
+import runpy
+import secrets
 
 import numpy as np
 import torch
@@ -20,31 +18,17 @@ _environment_is_set_up = False
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed `random`, numpy and torch; None draws a seed that differs between processes."""
+    """Seed `random`, numpy and torch; None takes a seed from the operating system's generator."""
     if seed is None:
-        entropy = int.from_bytes(os.urandom(2), "big")
-        seed = os.getpid() + int(datetime.now().strftime("%S%f")) + entropy
-        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    random.seed(seed)
-    os.environ["PYTHONHASHSEED"] = str(seed)  # for the processes started from here
-
-
-def _import_file(name: str, path: str, make_importable: bool = False) -> ModuleType:
-    """Import the Python file at `path` as module `name`; optionally list it in `sys.modules`."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"{path} is no Python file that can be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if make_importable:
-        sys.modules[name] = module
-    return module
+        seed = secrets.randbits(31)
+        logging.getLogger(__name__).info("No seed is given: seeding with %d", seed)
+    for seed_generator in (random.seed, np.random.seed, torch.manual_seed):
+        seed_generator(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)  # for child processes
 
 
 def _configure_libraries() -> None:
-    """Keep OpenCV from starting threads of its own: data loading already uses every core."""
+    """Keep OpenCV from starting its own threads: data loading already uses every core."""
     import cv2
 
     os.environ["OPENCV_OPENCL_RUNTIME"] = "disabled"
@@ -53,7 +37,7 @@ def _configure_libraries() -> None:
 
 
 def setup_environment() -> None:
-    """Configure the libraries once, then run the user's `DETECTRON2_ENV_MODULE` if that is set."""
+    """Configure the libraries once, then run the user's `DETECTRON2_ENV_MODULE` if it is set."""
     global _environment_is_set_up
     if _environment_is_set_up:
         return
@@ -65,13 +49,14 @@ def setup_environment() -> None:
 
 
 def setup_custom_environment(custom_module: str) -> None:
-    """Import `custom_module` (a dotted name or a `.py` path) and call its `setup_environment()`."""
+    """Call `setup_environment()` of a module, given as a dotted name or a path of a .py file."""
     if custom_module.endswith(".py"):
-        module = _import_file("detectron2.utils.env.custom_module", custom_module)
+        names = runpy.run_path(custom_module)
     else:
-        module = importlib.import_module(custom_module)
-    if not callable(getattr(module, "setup_environment", None)):
+        names = vars(importlib.import_module(custom_module))
+    setup = names.get("setup_environment")
+    if not callable(setup):
         raise ValueError(
             f"DETECTRON2_ENV_MODULE={custom_module!r} has no function setup_environment()"
         )
-    module.setup_environment()
+    setup()

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "JSONWriter",
     "TensorboardXWriter",
     "get_event_storage",
+    "has_event_storage",
 ]
 
 _CURRENT_STORAGE_STACK: list["EventStorage"] = []
@@ -39,12 +41,16 @@ def get_event_storage() -> "EventStorage":
     return _CURRENT_STORAGE_STACK[-1]
 
 
+def has_event_storage() -> bool:
+    """Whether an `EventStorage` is open, so that `get_event_storage()` works."""
+    return bool(_CURRENT_STORAGE_STACK)
+
+
 class EventStorage:
-    """Scalars, images and histograms by name, each with the iteration that it was put at.
+    """Scalars, images and histograms by name, each with the iteration at which it was put.
 
     Open it as a context (`with EventStorage(start_iter) as storage`), so that code anywhere finds
-    it by `get_event_storage()`. Scalars keep their history; images and histograms are kept until
-    a writer has taken them.
+    it with `get_event_storage()`. Images and histograms are kept until a writer takes them.
     """
 
     def __init__(self, start_iter: int = 0):
@@ -54,18 +60,20 @@ class EventStorage:
         self._iter = start_iter
         self._current_prefix = ""
         self._vis_data: list[tuple[str, Any, int]] = []
-        self._histograms: list[dict[str, Any]] = []
+        self._histograms: list[tuple[str, Tensor, int, int]] = []
 
     def put_image(self, img_name: str, img_tensor: Any) -> None:
         """Keep an image: (3, H, W) or (1, H, W), uint8 in [0, 255] or float in [0, 1], RGB."""
         self._vis_data.append((img_name, img_tensor, self._iter))
 
-    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True) -> None:
-        """Add one value (a number or a one-element tensor) to the scalar `name`.
+    def put_scalar(
+        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
+    ) -> None:
+        """Add one value (a number or a one-element tensor) to `name`, now or at `cur_iter`.
 
         Args:
-            smoothing_hint: whether the value is noisy, so that writers show a median. It must be
-                the same for all values of one name.
+            smoothing_hint: whether the value is noisy, so that writers show a median; the same for
+                all values of one name.
         """
         name = self._current_prefix + name
         value = float(value)
@@ -74,8 +82,9 @@ class EventStorage:
                 f"scalar {name!r} was put with smoothing_hint={not smoothing_hint} before, "
                 f"now with {smoothing_hint}: give one hint per name"
             )
-        self._history[name].update(value, self._iter)
-        self._latest_scalars[name] = (value, self._iter)
+        at = self._iter if cur_iter is None else cur_iter
+        self._history[name].update(value, at)
+        self._latest_scalars[name] = (value, at)
 
     def put_scalars(self, *, smoothing_hint: bool = True, **kwargs: Any) -> None:
         """Add several scalars: `put_scalars(loss=loss, accuracy=accuracy)`."""
@@ -83,24 +92,9 @@ class EventStorage:
             self.put_scalar(name, value, smoothing_hint=smoothing_hint)
 
     def put_histogram(self, hist_name: str, hist_tensor: Tensor, bins: int = 1000) -> None:
-        """Keep the histogram of a tensor of any shape, in `bins` bins of equal width."""
-        values = hist_tensor.detach().float().flatten()
-        low, high = values.min().item(), values.max().item()
-        counts = torch.histc(values, bins=bins)
-        edges = torch.linspace(low, high, steps=bins + 1, dtype=torch.float32)
-        self._histograms.append(
-            {
-                "tag": self._current_prefix + hist_name,
-                "min": low,
-                "max": high,
-                "num": len(values),
-                "sum": values.sum().item(),
-                "sum_squares": values.square().sum().item(),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": counts.tolist(),
-                "global_step": self._iter,
-            }
-        )
+        """Keep a tensor of any shape, to be written as a histogram with `bins` bins."""
+        values = hist_tensor.detach().float().cpu()
+        self._histograms.append((self._current_prefix + hist_name, values, self._iter, bins))
 
     def history(self, name: str) -> HistoryBuffer:
         """All values of one scalar; KeyError for a name that was never put."""
@@ -109,7 +103,6 @@ class EventStorage:
         return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """Name -> all values, for every scalar."""
         return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
@@ -129,20 +122,14 @@ class EventStorage:
     def count_samples(self, name: str, window_size: int = 20) -> int:
         """How many values of a scalar were put in the `window_size` iterations up to its last."""
         values = self.history(name).values()
-        last_iter = values[-1][1]
-        count = 0
-        for _, iteration in reversed(values):
-            if iteration <= last_iter - window_size:
-                break
-            count += 1
-        return count
+        first_iter = values[-1][1] - window_size + 1
+        return sum(1 for _ in takewhile(lambda value: value[1] >= first_iter, reversed(values)))
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """Name -> the hint it was put with."""
         return self._smoothing_hints
 
     def step(self) -> None:
-        """Go on to the next iteration; call it after each one, before the writers of the next."""
+        """Go on to the next iteration."""
         self._iter += 1
 
     @property
@@ -156,7 +143,6 @@ class EventStorage:
 
     @property
     def iteration(self) -> int:
-        """Same as `iter`."""
         return self._iter
 
     def __enter__(self) -> "EventStorage":
@@ -169,7 +155,7 @@ class EventStorage:
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Put "name/" in front of every name that is put inside of the context."""
+        """Put "name/" in front of every name that is put inside the context."""
         outer_prefix = self._current_prefix
         self._current_prefix = name.rstrip("/") + "/"
         try:
@@ -178,23 +164,38 @@ class EventStorage:
             self._current_prefix = outer_prefix
 
     def clear_images(self) -> None:
-        """Forget the images, once they are written."""
+        """Forget the images, since they are written."""
         self._vis_data = []
 
     def clear_histograms(self) -> None:
-        """Forget the histograms, once they are written."""
+        """Forget the histograms, since they are written."""
         self._histograms = []
 
 
 class EventWriter(abc.ABC):
-    """Base of what takes events from `get_event_storage()` and writes them somewhere."""
+    """Base of classes that write what `get_event_storage()` holds."""
 
     @abc.abstractmethod
     def write(self) -> None:
         """Write what is new in the current storage."""
 
     def close(self) -> None:  # noqa: B027 (optional to override)
-        """Release files; nothing to do by default."""
+        """Release files; by default there are none."""
+
+
+class _NewScalars:
+    """The scalars of a storage that were put since they were last taken."""
+
+    def __init__(self, window_size: int):
+        self._window_size = window_size
+        self._last_iter = -1
+
+    def take(self, storage: EventStorage) -> list[tuple[str, float, int]]:
+        """(name, smoothed value, iteration) of each, by iteration."""
+        latest = storage.latest_with_smoothing_hint(self._window_size)
+        new = [(name, value, at) for name, (value, at) in latest.items() if at > self._last_iter]
+        self._last_iter = max((at for *_, at in new), default=self._last_iter)
+        return sorted(new, key=lambda scalar: scalar[2])
 
 
 class JSONWriter(EventWriter):
@@ -207,19 +208,14 @@ class JSONWriter(EventWriter):
 
     def __init__(self, json_file: str, window_size: int = 20):
         self._file_handle = PathManager.open(json_file, "a")
-        self._window_size = window_size
-        self._last_write = -1
+        self._new_scalars = _NewScalars(window_size)
 
     def write(self) -> None:
-        storage = get_event_storage()
-        by_iteration: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, at) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if at > self._last_write:  # scalars may be put at different periods
-                by_iteration[at][name] = value
-        for at in sorted(by_iteration):
-            line = {**by_iteration[at], "iteration": at}
+        lines: dict[int, dict[str, float]] = defaultdict(dict)  # by iteration
+        for name, value, at in self._new_scalars.take(get_event_storage()):
+            lines[at] |= {name: value, "iteration": at}
+        for line in lines.values():
             self._file_handle.write(json.dumps(line, sort_keys=True) + "\n")
-            self._last_write = at
         self._file_handle.flush()
         if hasattr(self._file_handle, "fileno"):  # remote files have none
             os.fsync(self._file_handle.fileno())
@@ -234,23 +230,18 @@ class TensorboardXWriter(EventWriter):
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._window_size = window_size
+        self._new_scalars = _NewScalars(window_size)
         self._writer = SummaryWriter(log_dir, **kwargs)
-        self._last_write = -1
 
     def write(self) -> None:
         storage = get_event_storage()
-        newest = self._last_write
-        for name, (value, at) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if at > self._last_write:
-                self._writer.add_scalar(name, value, at)
-                newest = max(newest, at)
-        self._last_write = newest
-        for name, image, at in storage._vis_data:
-            self._writer.add_image(name, image, at)
+        for scalar in self._new_scalars.take(storage):
+            self._writer.add_scalar(*scalar)
+        for image in storage._vis_data:
+            self._writer.add_image(*image)
         storage.clear_images()
         for histogram in storage._histograms:
-            self._writer.add_histogram_raw(**histogram)
+            self._writer.add_histogram(*histogram)
         storage.clear_histograms()
 
     def close(self) -> None:
@@ -258,10 +249,10 @@ class TensorboardXWriter(EventWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Log progress bar, time left, losses, times, learning rate and memory in one line.
+    """Log progress, time left, losses, times, learning rate and memory in one line.
 
     Args:
-        max_iter: length of the run, for the bar and the time left; None leaves both out.
+        max_iter: length of the run; None leaves out progress and time left.
         window_size: iterations over which losses and times are smoothed.
     """
 
@@ -281,7 +272,7 @@ class CommonMetricPrinter(EventWriter):
         return f"[{'#' * filled}{'.' * (self.BAR_WIDTH - filled)}] {done:4.0%}  "
 
     def _eta(self, storage: EventStorage) -> str:
-        """Time left, from the measured times of iterations or else from this printer's clock."""
+        """Time left, from the scalar `time` if there is one, else from this printer's clock."""
         if self._max_iter is None:
             return ""
         left = self._max_iter - storage.iter - 1

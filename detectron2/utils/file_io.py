@@ -15,7 +15,7 @@ __all__ = ["PathHandler", "PathManager"]
 
 
 class CachedURLHandler(HTTPURLHandler):
-    """Download a URL once; when that fails, say where a file fetched by hand is looked for."""
+    """Download a URL once; on failure, say where to put a file that was fetched by hand."""
 
     def _get_local_path(
         self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any
@@ -27,21 +27,20 @@ class CachedURLHandler(HTTPURLHandler):
             wanted = os.path.join(get_cache_dir(cache_dir), url_path)
             raise FileNotFoundError(
                 f"could not download {path} ({error}). Without a network, fetch that URL elsewhere "
-                f"and put the file at {wanted} (the folder is set by the variable FVCORE_CACHE)"
+                f"and put the file at {wanted} (the variable FVCORE_CACHE sets the folder)"
             ) from error
 
 
-class Detectron2Handler(PathHandler):
-    """Resolve `detectron2://ImageNetPretrained/MSRA/R-50.pkl` to its public URL, cached locally."""
+class _AliasHandler(PathHandler):
+    """Resolve names with a prefix to URLs, which are cached locally."""
 
-    PREFIX = "detectron2://"
-    S3_DETECTRON2_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
+    PREFIX: str
 
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
 
     def _url(self, path: str) -> str:
-        return self.S3_DETECTRON2_PREFIX + path[len(self.PREFIX) :]
+        raise NotImplementedError(f"{type(self).__name__} must define _url()")
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return PathManager.get_local_path(self._url(path), force=force, **kwargs)
@@ -50,13 +49,20 @@ class Detectron2Handler(PathHandler):
         return PathManager.open(self._url(path), mode, buffering, **kwargs)
 
 
-class TorchvisionHandler(PathHandler):
-    """Resolve `torchvision://vgg16` to the URL of that model's default weights, cached locally."""
+class Detectron2Handler(_AliasHandler):
+    """`detectron2://ImageNetPretrained/MSRA/R-50.pkl` and the like: the public model files."""
+
+    PREFIX = "detectron2://"
+    S3_DETECTRON2_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
+
+    def _url(self, path: str) -> str:
+        return self.S3_DETECTRON2_PREFIX + path[len(self.PREFIX) :]
+
+
+class TorchvisionHandler(_AliasHandler):
+    """`torchvision://vgg16` and the like: the default weights of a model."""
 
     PREFIX = "torchvision://"
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [self.PREFIX]
 
     def _url(self, path: str) -> str:
         from torchvision.models import get_model_weights, list_models  # slow to import
@@ -69,15 +75,12 @@ class TorchvisionHandler(PathHandler):
             )
         return get_model_weights(name).DEFAULT.url
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return PathManager.get_local_path(self._url(path), force=force, **kwargs)
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
-        return PathManager.open(self._url(path), mode, buffering, **kwargs)
-
 
 PathManager = PathManagerBase()
-PathManager.register_handler(CachedURLHandler())
-PathManager.register_handler(OneDrivePathHandler())
-PathManager.register_handler(Detectron2Handler())
-PathManager.register_handler(TorchvisionHandler())
+for _handler in (
+    CachedURLHandler(),
+    OneDrivePathHandler(),
+    Detectron2Handler(),
+    TorchvisionHandler(),
+):
+    PathManager.register_handler(_handler)

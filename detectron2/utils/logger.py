@@ -1,11 +1,13 @@
-"""Loggers of the package, rate-limited logging and small text tables."""
+"""The package's loggers, rate-limited logging, and small text tables."""
 
 import functools
+import itertools
 import logging
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any, TextIO
 
@@ -16,6 +18,7 @@ from .file_io import PathManager
 
 __all__ = [
     "create_small_table",
+    "create_wide_table",
     "log_every_n",
     "log_every_n_seconds",
     "log_first_n",
@@ -28,12 +31,12 @@ _LOG_FILE_BUFFER_BYTES = 1024
 
 
 class _Formatter(logging.Formatter):
-    """Shorten the package's name, and on a terminal colour the prefix of grave messages."""
+    """Shorten the package's name, and color the prefix of warnings and errors."""
 
     def __init__(self, root_name: str, abbrev_name: str, color: bool):
-        name, start = "%(name)s", "[%(asctime)s %(name)s]: "
-        plain = f"[%(asctime)s] {name} %(levelname)s: %(message)s"
-        super().__init__(colored(start, "green") + "%(message)s" if color else plain, _DATE_FORMAT)
+        plain = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+        colorful = colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s"
+        super().__init__(colorful if color else plain, _DATE_FORMAT)
         self._root_name, self._abbrev_name, self._color = root_name, abbrev_name, color
 
     def format(self, record: logging.LogRecord) -> str:
@@ -44,15 +47,12 @@ class _Formatter(logging.Formatter):
         record.name = original  # other handlers see the same record
         if not self._color or record.levelno < logging.WARNING:
             return text
-        is_error = record.levelno >= logging.ERROR
-        prefix = colored(
-            "ERROR" if is_error else "WARNING", "red", attrs=["underline" if is_error else "blink"]
-        )
-        return f"{prefix} {text}"
+        word = "ERROR" if record.levelno >= logging.ERROR else "WARNING"
+        return f"{colored(word, 'red', attrs=['bold'])} {text}"
 
 
 class _StdoutHandler(logging.StreamHandler):
-    """Write to whatever `sys.stdout` is at that moment, so that redirection works later on."""
+    """Write to the current `sys.stdout`, so that it can be redirected later."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -72,12 +72,12 @@ def setup_logger(
 ) -> logging.Logger:
     """Make logger `name` write everything to stdout (rank 0) and to a file (every rank).
 
-    Args:
-        output: a `.txt` or `.log` file, or a folder in which `log.txt` is made; None: no file.
-            Ranks above 0 write to the same name with `.rank1` and so on appended.
-        abbrev_name: shown in place of `name`; "d2" for "detectron2".
+    A second call adds only what is missing.
 
-    Calling it again adds only what is not there yet.
+    Args:
+        output: a `.txt` or `.log` file, or a folder for `log.txt`; None: no file. Ranks above 0
+            append `.rank1` and so on to the name.
+        abbrev_name: shown in place of `name`; "d2" for "detectron2".
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -102,7 +102,7 @@ def setup_logger(
     return logger
 
 
-@functools.cache  # loggers that share a file share its one stream
+@functools.cache  # loggers of one file share its stream
 def _open_log_file(path: str) -> TextIO:
     PathManager.mkdirs(os.path.dirname(path))
     # line buffering: the last lines before a crash matter most
@@ -132,20 +132,17 @@ def log_first_n(
     """Log only the first `n` times.
 
     Args:
-        name: the logger; that of the calling module by default.
-        key: what counts as the same: "caller" (the line of code), "message", or a tuple of both.
+        name: the logger; by default that of the calling module.
+        key: what counts as a duplicate: "caller" (the line of code), "message", or both.
     """
-    caller_module, caller_key = _find_caller()
-    parts: tuple = (key,) if isinstance(key, str) else tuple(key)
-    if not parts or not set(parts) <= {"caller", "message"}:
+    caller_module, caller = _find_caller()
+    known = {"caller": caller, "message": msg}
+    parts = (key,) if isinstance(key, str) else key
+    if not parts or not set(parts) <= known.keys():
         raise ValueError(f"key={key!r}; expected 'caller', 'message' or a tuple of these")
-    hash_key: tuple = ("first",)
-    if "caller" in parts:
-        hash_key += caller_key
-    if "message" in parts:
-        hash_key += (msg,)
-    _log_counter[hash_key] += 1
-    if _log_counter[hash_key] <= n:
+    counted = ("first", *(known[part] for part in parts))
+    _log_counter[counted] += 1
+    if _log_counter[counted] <= n:
         logging.getLogger(name or caller_module).log(lvl, msg)
 
 
@@ -178,3 +175,16 @@ def create_small_table(small_dict: dict[str, Any]) -> str:
         stralign="center",
         numalign="center",
     )
+
+
+def create_wide_table(
+    rows: Iterable[Sequence[Any]], headers: Sequence[str], side_by_side: int = 3
+) -> str:
+    """A text table of many short rows, several of them on one line."""
+    rows = list(rows)
+    lines = [
+        list(itertools.chain(*rows[start : start + side_by_side]))
+        for start in range(0, len(rows), side_by_side)
+    ]
+    headers = [*headers] * min(side_by_side, len(rows))
+    return tabulate(lines, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")

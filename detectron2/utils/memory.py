@@ -1,4 +1,4 @@
-"""Fall back to less GPU memory when a function does not fit."""
+"""Fall back to the CPU when a function does not fit into GPU memory."""
 
 import logging
 from collections.abc import Callable
@@ -16,10 +16,9 @@ def _to_cpu(value: Any) -> Any:
 
 
 def retry_if_cuda_oom(func: Callable) -> Callable:
-    """Wrap a stateless `func`: out of GPU memory, empty the cache, then go to the CPU.
+    """Retry a stateless `func` that runs out of GPU memory: with an empty cache, then on the CPU.
 
-    Tensors among the direct arguments are moved for the CPU call (those nested in containers are
-    not), so its results may be on the CPU.
+    The CPU call moves tensors among the direct arguments, so its results may be on the CPU.
     """
 
     @wraps(func)
@@ -28,11 +27,11 @@ def retry_if_cuda_oom(func: Callable) -> Callable:
             return func(*args, **kwargs)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-        # outside of the handler, whose traceback would keep the failed call's tensors alive
+        # outside the handler, whose traceback would keep the failed call's tensors alive
         try:
             return func(*args, **kwargs)
         except torch.cuda.OutOfMemoryError:
-            logging.getLogger(__name__).warning("%s: out of GPU memory, uses the CPU", func)
+            logging.getLogger(__name__).warning("out of GPU memory: running %s on the CPU", func)
         cpu_kwargs = {name: _to_cpu(value) for name, value in kwargs.items()}
         return func(*map(_to_cpu, args), **cpu_kwargs)
 

@@ -1,4 +1,4 @@
-"""Make functions that plain pickle refuses (closures, lambdas) cross process borders."""
+"""Pickle functions that plain pickle refuses: closures and lambdas."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["PicklableWrapper"]
 
 
 class PicklableWrapper:
-    """A callable that pickles by cloudpickle whatever it holds, and else acts as that object."""
+    """A callable that behaves as the object it holds, and pickles it with cloudpickle."""
 
     def __init__(self, obj: Callable):
         while isinstance(obj, PicklableWrapper):

@@ -1,4 +1,4 @@
-"""A canvas to draw half-transparent shapes and text on, in the coordinates of the image below."""
+"""A canvas for half-transparent shapes and text, in the coordinates of the image below."""
 
 import os
 from collections.abc import Sequence
@@ -14,25 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["VisImage"]
 
 _SHIFT = 4  # OpenCV's fixed-point coordinates: 1/16 of a pixel
-# Lengths of stroke, gap, stroke, gap in line widths, by matplotlib's names of line styles; round
-# line ends take about one and a half widths of each gap.
-_DASHES: dict[str, tuple[float, ...]] = {
-    "-": (),
-    "--": (4.0, 4.0),
-    "-.": (6.0, 4.0, 1.0, 4.0),
-    ":": (1.0, 4.0),
-}
 
 
 class VisImage:
-    """An RGB image, enlarged by `scale`, with drawings on it.
+    """An (H, W, 3) uint8 RGB image, enlarged by `scale`, with drawings on it.
 
-    All coordinates are (x, y) pixels of the image before scaling, where (0, 0) is the outer corner
-    of the first pixel and (0.5, 0.5) its centre. Colours are matplotlib's: names, "#rrggbb", or
-    RGB triples in [0, 1].
-
-    Args:
-        img: (H, W, 3) uint8, RGB.
+    Coordinates and lengths are in pixels of the image before scaling, (x, y) with (0.5, 0.5) at the
+    center of the first pixel. Colors are matplotlib's: names, "#rrggbb", or RGB in [0, 1].
     """
 
     def __init__(self, img: np.ndarray, scale: float = 1.0):
@@ -43,7 +31,7 @@ class VisImage:
         self.reset_image(img)
 
     def reset_image(self, img: np.ndarray) -> None:
-        """Put another (H, W, 3) uint8 image below; what was drawn is gone."""
+        """Start again from another (H, W, 3) uint8 image."""
         self._canvas = cv2.resize(img, self._size_wh, interpolation=cv2.INTER_NEAREST)
 
     def get_image(self) -> np.ndarray:
@@ -51,14 +39,14 @@ class VisImage:
         return self._canvas.copy()
 
     def save(self, filepath: str) -> None:
-        """Write the picture to a file; the extension tells the format."""
+        """Write the picture to a file in the format of its extension."""
         stem, extension = os.path.splitext(filepath)
         unfinished = f"{stem}.unfinished{extension}"
         Image.fromarray(self._canvas).save(unfinished)
         os.replace(unfinished, filepath)
 
     def blend_mask(self, mask: np.ndarray, color: Any, alpha: float) -> None:
-        """Colour an (H, W) mask: bool, or float in [0, 1] as a factor on `alpha`."""
+        """Color an (H, W) binary mask."""
         coverage = np.asarray(mask, dtype=np.float32)
         coverage = cv2.resize(coverage, self._size_wh, interpolation=cv2.INTER_NEAREST)
         rows = np.flatnonzero(coverage.any(axis=1))
@@ -69,7 +57,7 @@ class VisImage:
             self._blend(part, (left, top), color, alpha)
 
     def fill_polygons(self, polygons: Sequence[np.ndarray], color: Any, alpha: float) -> None:
-        """Colour the inside of (N, 2) polygons; where an even number of them overlap is outside."""
+        """Color the inside of (N, 2) polygons by the even-odd rule."""
         points, origin_xy, coverage = self._start(polygons, margin=1)
         cv2.fillPoly(coverage, points, 255, shift=_SHIFT)
         self._blend(coverage / np.float32(255), origin_xy, color, alpha)
@@ -82,23 +70,16 @@ class VisImage:
         *,
         width: float = 1.0,
         closed: bool = False,
-        style: str = "-",
     ) -> None:
-        """Draw (N, 2) polylines; `width` is in pixels of the image before scaling."""
-        if style not in _DASHES:
-            raise ValueError(f"line style {style!r}; expected one of {sorted(_DASHES)}")
+        """Draw (N, 2) polylines."""
         if closed:
             lines = [np.concatenate([line, line[:1]]) for line in lines]
-        if _DASHES[style]:
-            dashes = np.array(_DASHES[style]) * width
-            lines = [dash for line in lines for dash in _split_into_dashes(line, dashes)]
         width_px = max(round(width * self.scale), 1)
         points, origin_xy, coverage = self._start(lines, margin=width_px + 1)
         cv2.polylines(coverage, points, False, 255, width_px, cv2.LINE_AA, _SHIFT)
         self._blend(coverage / np.float32(255), origin_xy, color, alpha)
 
     def fill_circle(self, center_xy: Sequence[float], radius: float, color: Any) -> None:
-        """Draw a filled circle."""
         center = np.asarray([center_xy], dtype=np.float64)
         points, origin_xy, coverage = self._start([center], margin=round(radius * self.scale) + 2)
         radius_fixed = round(radius * self.scale * 2**_SHIFT)
@@ -118,9 +99,7 @@ class VisImage:
         """Write text on a dark box whose top is at `position_xy`, moved to lie inside the image.
 
         Args:
-            font_size: pixels of the image before scaling.
-            horizontal_alignment: which part of the text is at the position: "left", "center" or
-                "right".
+            horizontal_alignment: the part of the text at the position: "left", "center", "right".
         """
         shifts = {"left": 0.0, "center": 0.5, "right": 1.0}
         if horizontal_alignment not in shifts:
@@ -143,7 +122,7 @@ class VisImage:
     def _start(
         self, shapes: Sequence[np.ndarray], margin: int
     ) -> tuple[list[np.ndarray], tuple[int, int], np.ndarray]:
-        """The part of the canvas with the shapes: fixed-point shapes in it, its (x, y), zeros."""
+        """The canvas around shapes: the shapes in fixed point, its (x, y), and zeros."""
         scaled = [np.asarray(shape, dtype=np.float64) * self.scale - 0.5 for shape in shapes]
         size_wh = np.array(self._size_wh)
         corners = np.concatenate(scaled) if scaled else np.zeros((1, 2))
@@ -156,7 +135,7 @@ class VisImage:
     def _blend(
         self, coverage: np.ndarray, origin_xy: tuple[int, int], color: Any, alpha: float
     ) -> None:
-        """Mix a colour into the part of the canvas at `origin_xy`, by coverage (h, w) * alpha."""
+        """Mix a color into the part of the canvas at `origin_xy`, by coverage (h, w) * alpha."""
         if not coverage.size:
             return
         x, y = origin_xy
@@ -166,23 +145,8 @@ class VisImage:
         part[:] = np.round(part + weight * (rgb - part)).astype(np.uint8)
 
 
-def _split_into_dashes(line: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """The strokes of an (N, 2) line; `lengths` of strokes and gaps take turns along it."""
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    borders = [0.0]
-    while borders[-1] < along[-1]:
-        borders.append(borders[-1] + lengths[(len(borders) - 1) % len(lengths)])
-    strokes = []
-    for start, end in zip(borders[::2], borders[1::2], strict=False):
-        end = min(end, along[-1])
-        inner = along[(along > start) & (along < end)]
-        at = np.concatenate([[start], inner, [end]])
-        strokes.append(np.stack([np.interp(at, along, line[:, i]) for i in (0, 1)], axis=1))
-    return strokes
-
-
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # comes with matplotlib, so that pictures do not depend on the fonts of the machine
+    # matplotlib's own font: pictures do not depend on the fonts of the machine
     path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(path, size)

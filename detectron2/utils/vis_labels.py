@@ -1,4 +1,4 @@
-"""The texts written on instances, and the places where they go."""
+"""The texts of instances and where to write them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from .generic_mask import GenericMask
 
 __all__ = ["label_place"]
 
-# Specks get 0.6 of the default font size; from a tenth of the image's size on it is the whole one.
+# Specks get 0.6 of the default font size; above a tenth of the image's size, it is all of it.
 _MIN_FONT_FACTOR, _FONT_FACTOR_SLOPE = 0.6, 4.0
-_SMALL_BOX = 2.0  # font sizes; beside a box narrower than this the text hides less
+_SMALL_BOX = 2.0  # font sizes; the text of a narrower box goes beside it
 _POINT_OFFSET = 0.4  # font sizes
 
 
@@ -22,15 +22,9 @@ def label_place(
     size_hw: tuple[int, int],
     default_font_size: float,
 ) -> dict[str, Any] | None:
-    """Where to write about an instance: at its box's corner, else on its mask, else by its point.
+    """Arguments of `Visualizer.draw_text` for the label of an instance; None if it has no place.
 
-    Args:
-        box: x0, y0, x1, y1.
-        point: x, y.
-        size_hw: of the image.
-
-    Returns:
-        arguments of `Visualizer.draw_text`; None if the instance is nowhere.
+    It is at the corner of the box (x0, y0, x1, y1), or without box on the mask, or by the point.
     """
     length = np.sqrt(size_hw[0] * size_hw[1])
     size_ratio, alignment = 0.0, "left"
@@ -60,7 +54,7 @@ def _create_text_labels(
     class_names: Sequence[str] | None,
     is_crowd: Sequence[int] | None = None,
 ) -> list[str] | None:
-    """Texts such as "person 87%" or "person|crowd" from whatever is known; None if nothing is."""
+    """Texts such as "person 87%" or "person|crowd" from what is known; None if nothing is."""
     labels = None
     if classes is not None:
         labels = [class_names[c] if class_names else str(c) for c in classes]

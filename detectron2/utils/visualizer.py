@@ -17,17 +17,17 @@ from .vis_labels import _create_text_labels, label_place
 
 __all__ = ["ColorMode", "GenericMask", "VisImage", "Visualizer"]
 
-_LARGE_MASK_AREA = 120000  # pixels; each part of a mask as large as this gets its own text
+_LARGE_MASK_AREA = 120000  # pixels; every part of a mask above it gets the text
 _DEFAULT_AREA_THRESHOLD = 10  # pixels; smaller parts of a mask are specks
-_OPAQUE_ALPHA = 0.8  # of areas coloured by class; above it their edges need another shade
+_OPAQUE_ALPHA = 0.8  # from here on, edges need another shade than the area
 
 
 @unique
 class ColorMode(Enum):
-    """How instances are coloured.
+    """How to color instances.
 
-    IMAGE: a random colour each.  SEGMENTATION: its class's colour (`thing_colors` of the metadata).
-    IMAGE_BW: as IMAGE, and what no mask covers is grey (for predictions).
+    IMAGE: at random.  SEGMENTATION: by class, with the metadata's `thing_colors`.
+    IMAGE_BW: as IMAGE, and predictions turn what no mask covers gray.
     """
 
     IMAGE = 0
@@ -38,12 +38,12 @@ class ColorMode(Enum):
 class Visualizer:
     """Draw on one image; each method returns the `VisImage` so far, for `get_image` or `save`.
 
-    Coordinates are (x, y) pixels of `img_rgb`. Colours are matplotlib's: names or RGB in [0, 1].
+    Coordinates are (x, y) pixels of `img_rgb`. Colors are matplotlib's: names or RGB in [0, 1].
 
     Args:
         img_rgb: (H, W, 3), RGB in [0, 255].
-        metadata: of the data set; `thing_classes` and `thing_colors` are used where it has them.
-        scale: the factor by which the picture is enlarged.
+        metadata: the dataset's, for its `thing_classes` and `thing_colors`.
+        scale: enlarges the picture.
     """
 
     def __init__(
@@ -63,14 +63,11 @@ class Visualizer:
         self._line_width = max(self._default_font_size / 10, 1)
         self._instance_mode = instance_mode
 
-    # Whole images
-
     def draw_instance_predictions(self, predictions: Any) -> VisImage:
-        """Draw a model's output for this image.
+        """Draw `Instances` on the CPU that have any of a model's output fields.
 
-        Args:
-            predictions: `Instances` on the CPU with any of `pred_boxes`, `pred_classes`, `scores`,
-                `pred_masks` (N, H, W), `pred_points` (N, 2).
+        These are `pred_boxes`, `pred_classes`, `scores`, `pred_masks` (N, H, W) and `pred_points`
+        (N, 2).
         """
         fields = predictions.get_fields()
         classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
@@ -95,10 +92,7 @@ class Visualizer:
         )
 
     def draw_dataset_dict(self, dic: dict[str, Any]) -> VisImage:
-        """Draw the annotations of a record in Detectron2's data set format.
-
-        Where an annotation has no mask, no box or no point, the others of it are drawn.
-        """
+        """Draw the annotations of a dict in Detectron2's dataset format."""
         annotations = dic.get("annotations", None)
         if not annotations:
             return self.output
@@ -107,17 +101,13 @@ class Visualizer:
             BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) if "bbox" in a else nothing
             for a in annotations
         ]
-        masks = None
-        if any("segmentation" in a for a in annotations):
-            masks = [a.get("segmentation", []) for a in annotations]
+        has_masks = any("segmentation" in a for a in annotations)
+        masks = [a.get("segmentation", []) for a in annotations] if has_masks else None
         points = [a.get("point", nothing[:2]) for a in annotations]
         classes = [a["category_id"] for a in annotations]
-        labels = _create_text_labels(
-            classes,
-            None,
-            self.metadata.get("thing_classes", None),
-            [a.get("iscrowd", 0) for a in annotations],
-        )
+        is_crowd = [a.get("iscrowd", 0) for a in annotations]
+        names = self.metadata.get("thing_classes", None)
+        labels = _create_text_labels(classes, None, names, is_crowd)
         return self.overlay_instances(
             labels=labels,
             boxes=np.array([np.asarray(box, dtype=np.float64) for box in boxes]),
@@ -140,12 +130,11 @@ class Visualizer:
 
         Args:
             boxes: `Boxes` or an (N, 4) array x0, y0, x1, y1; a row of NaN for none.
-            labels: N texts.
             masks: `BitMasks`, `PolygonMasks`, an (N, H, W) tensor, or a list of N masks, each as
                 `GenericMask` takes it.
             points: (N, 2) array x, y; a row of NaN for none.
-            assigned_colors: N colours; random by default.
-            alpha: of the masks, in [0, 1].
+            assigned_colors: N colors; random by default.
+            alpha: opacity of the masks, in [0, 1].
         """
         box_rows = None if boxes is None else self._convert_boxes(boxes)
         mask_list = None if masks is None else self._convert_masks(masks)
@@ -161,7 +150,7 @@ class Visualizer:
         }
         lengths = {name: len(value) for name, value in given.items() if value is not None}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"one of each is needed per instance, got {lengths}")
+            raise ValueError(f"need one of each per instance, got {lengths}")
         num_instances = next(iter(lengths.values()), 0)
         if assigned_colors is None:
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(num_instances)]
@@ -181,8 +170,6 @@ class Visualizer:
                     self.draw_text(labels[i], color=color, **place)
         return self.output
 
-    # Primitives
-
     def draw_text(
         self,
         text: str,
@@ -192,7 +179,7 @@ class Visualizer:
         color: Any = "g",
         horizontal_alignment: str = "center",
     ) -> VisImage:
-        """Write text on a dark box; `position` is that of its top, `font_size` is in pixels."""
+        """Write text on a dark box whose top is at `position`."""
         self.output.draw_text(
             text,
             position,
@@ -203,18 +190,12 @@ class Visualizer:
         return self.output
 
     def draw_box(
-        self,
-        box_coord: Sequence[float],
-        alpha: float = 0.5,
-        edge_color: Any = "g",
-        line_style: str = "-",
+        self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Any = "g"
     ) -> VisImage:
         """Draw the outline of a box x0, y0, x1, y1."""
         x0, y0, x1, y1 = (float(v) for v in box_coord)
         outline = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-        self.output.draw_lines(
-            [outline], edge_color, alpha, width=self._line_width, closed=True, style=line_style
-        )
+        self.output.draw_lines([outline], edge_color, alpha, width=self._line_width, closed=True)
         return self.output
 
     def draw_circle(self, circle_coord: Sequence[float], color: Any, radius: float = 3) -> VisImage:
@@ -223,7 +204,7 @@ class Visualizer:
         return self.output
 
     def draw_point(self, point: Sequence[float], color: Any) -> VisImage:
-        """Draw a labelled point (x, y): a dot with a white rim, which shows on its own mask too."""
+        """Draw a labeled point (x, y): a dot with a white rim, visible on a mask of its color."""
         radius = 2 * self._line_width
         self.draw_circle(point, "black", radius + 1.5 * self._line_width)
         self.draw_circle(point, "white", radius + self._line_width)
@@ -234,13 +215,13 @@ class Visualizer:
         x_data: Sequence[float],
         y_data: Sequence[float],
         color: Any,
-        linestyle: str = "-",
+        *,
         linewidth: float | None = None,
     ) -> VisImage:
-        """Draw a line through points given by their x and their y."""
+        """Draw a line through points."""
         line = np.stack([np.asarray(x_data, float), np.asarray(y_data, float)], axis=1)
         width = self._line_width if linewidth is None else linewidth
-        self.output.draw_lines([line], color, width=width, style=linestyle)
+        self.output.draw_lines([line], color, width=width)
         return self.output
 
     def draw_polygon(
@@ -264,12 +245,12 @@ class Visualizer:
         alpha: float = 0.5,
         area_threshold: int | None = _DEFAULT_AREA_THRESHOLD,
     ) -> VisImage:
-        """Colour an (H, W) mask (bool, or numbers 0 and 1), with an edge unless it has holes.
+        """Color an (H, W) binary mask, with an edge unless it has holes.
 
         Args:
             color: random by default.
             text: written on the mask.
-            area_threshold: connected parts with fewer pixels are left out; None or 0: none.
+            area_threshold: leaves out connected parts with fewer pixels; None or 0: keeps all.
         """
         color = random_color(rgb=True, maximum=1) if color is None else color
         pixels = np.asarray(binary_mask).astype(np.uint8)
@@ -281,26 +262,8 @@ class Visualizer:
             self._draw_text_in_mask(mask.mask, text, color)
         return self.output
 
-    def draw_soft_mask(
-        self,
-        soft_mask: np.ndarray,
-        color: Any = None,
-        *,
-        text: str | None = None,
-        alpha: float = 0.5,
-    ) -> VisImage:
-        """Colour an (H, W) mask of probabilities, the stronger the more probable."""
-        color = random_color(rgb=True, maximum=1) if color is None else color
-        self.output.blend_mask(soft_mask, color, alpha)
-        if text is not None:
-            self._draw_text_in_mask((np.asarray(soft_mask) > 0.5).astype(np.uint8), text, color)
-        return self.output
-
     def get_output(self) -> VisImage:
-        """What has been drawn so far."""
         return self.output
-
-    # Inside
 
     def _draw_generic_mask(
         self, mask: GenericMask, color: Any, *, edge_color: Any = None, alpha: float
@@ -316,22 +279,21 @@ class Visualizer:
 
     def _draw_text_in_mask(self, mask: np.ndarray, text: str, color: Any) -> None:
         """Write on the largest connected part of a mask, and on any other part that is large."""
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        areas = stats[1:, cv2.CC_STAT_AREA]  # part 0 is the background
-        for part in range(1, count):
-            if part == 1 + areas.argmax() or areas[part - 1] > _LARGE_MASK_AREA:
-                center_xy = np.median((parts == part).nonzero(), axis=1)[::-1]
-                self.draw_text(text, center_xy, color=color)
+        _, labels = cv2.connectedComponents(mask, connectivity=8)
+        parts, areas = np.unique(labels[labels > 0], return_counts=True)  # 0 is the background
+        for part in parts[areas >= min(areas.max(initial=0), _LARGE_MASK_AREA)]:
+            rows, columns = np.nonzero(labels == part)
+            self.draw_text(text, (np.median(columns), np.median(rows)), color=color)
 
     def _colors_of_classes(self, classes: Sequence[int] | None) -> list[Any] | None:
-        """In mode SEGMENTATION, a shade of its class's colour for each instance."""
+        """In mode SEGMENTATION, a shade of the class color for each instance."""
         class_colors = self.metadata.get("thing_colors", None)
         if self._instance_mode != ColorMode.SEGMENTATION or not class_colors or classes is None:
             return None
         return [jitter([value / 255 for value in class_colors[c]]) for c in classes]
 
     def _create_grayscale_image(self, mask: np.ndarray | None = None) -> np.ndarray:
-        """The image in grey, but in its colours where the (H, W) mask is true."""
+        """The image in gray except where the (H, W) mask is true."""
         gray = self.img.astype(np.float32).mean(axis=2, keepdims=True).astype(np.uint8)
         image = np.repeat(gray, 3, axis=2)
         if mask is not None:
@@ -361,14 +323,14 @@ def _as_array(value: Any) -> Any:
 
 
 def _row(rows: np.ndarray | None, index: int) -> np.ndarray | None:
-    """A row of an array, or None if it is not there or holds NaN."""
+    """A row of an array, or None without an array or if the row has NaN."""
     return None if rows is None or np.isnan(rows[index]).any() else rows[index]
 
 
 def _largest_first(
     num_instances: int, boxes: np.ndarray | None, masks: list[GenericMask] | None
 ) -> np.ndarray:
-    """Order in which small instances end up on top of large ones: (N,) int64."""
+    """(N,) int64 order that puts small instances on top of large ones."""
     areas = np.zeros(num_instances)
     if masks is not None:
         areas = np.array([mask.area() for mask in masks], dtype=np.float64)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import adet.modeling  # noqa: F401 (registers SOLOv2)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -15,20 +14,12 @@ from tests.golden.inputs import IMAGES, fill_state_dict, make_image
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-SHARED_GOLDEN = ROOT.parent / "shared" / "golden"
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """Load a golden .npz: from tests/golden, else from ../shared (else the test is skipped)."""
-
-    def load(name):
-        folder = GOLDEN if (GOLDEN / name).exists() else SHARED_GOLDEN
-        if not (folder / name).exists():
-            pytest.skip(f"{SHARED_GOLDEN / name} is not there: large reference figures")
-        return np.load(folder / name)
-
-    return load
+    """Load recorded figures of tests/golden by file name."""
+    return lambda name: np.load(GOLDEN / name)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
+from adet.modeling.solov2 import candidates as candidates_module
+from adet.modeling.solov2 import get_prompt
 from adet.modeling.solov2 import grids as grids_module
-from adet.modeling.solov2 import prompts as prompts_module
-from adet.modeling.solov2.prompts import read_prompts
 
 
 class Runner:
@@ -38,7 +38,7 @@ class Runner:
 
     def __call__(self, prompt, nms, *, together=False):
         model = self.model
-        model.prompt = prompt
+        model.prompt = get_prompt(prompt)
         model.settings = dataclasses.replace(model.settings, nms_type=nms)
         if together:
             return self.run(self.records, self.both)
@@ -46,11 +46,10 @@ class Runner:
 
     @torch.no_grad()
     def run(self, records, batch):
-        model, prompts = self.model, None
-        if model.prompt != "none":
-            prompts = [read_prompts(r, model.prompt, model.device) for r in records]
-        candidates = model.candidates(batch, prompts)
-        return model.postprocess(records, batch, candidates, prompts)
+        model = self.model
+        labels = model.prompt.read(records, model.device)
+        candidates = model.prompt.choose(batch, labels, model.settings)
+        return model.postprocess(records, batch, candidates, labels)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +148,7 @@ def test_prompts_with_sizes(run_r50, golden, prompt, nms, monkeypatch):
     """With the cell arithmetic of training these prompts equal the reference.
 
     By themselves they place a point on a cell's border in the cell that begins there (as `point`
-    does). The reference's division puts it one cell lower; image 0's instance 2, centred on
+    does). The reference's division puts it one cell lower; image 0's instance 2, centered on
     x = 200 = 15 / 24 of the width, is such a case.
     """
     figures = golden("solov2_r50_eval.npz")
@@ -159,7 +158,7 @@ def test_prompts_with_sizes(run_r50, golden, prompt, nms, monkeypatch):
         return covered_cells(points.float(), sizes.float(), frame, pyramid, exact=False)
 
     ours = run_r50(prompt, nms)
-    monkeypatch.setattr(prompts_module, "covered_cells", with_training_cells)
+    monkeypatch.setattr(candidates_module, "covered_cells", with_training_cells)
     for i, result in enumerate(run_r50(prompt, nms)):
         assert compare(result, figures, f"{prompt}_{nms}/img{i}") == []
     assert compare(ours[1], figures, f"{prompt}_{nms}/img1") == []

@@ -1,6 +1,8 @@
 """Network, targets and losses against recorded figures of the reference.
 
-R-50 figures are kept in the repository, thinned out; R-101 figures are read from ../shared.
+The figures of `tests/golden/solov2_*.npz` and the two `cfg_*.yaml` there were made by PointWSSIS
+bd3156e on a CPU in float32, with the weights and images of `tests/golden/inputs.py`. Of large
+tensors every n-th value is recorded.
 """
 
 from pathlib import Path
@@ -42,17 +44,22 @@ def test_state_dict_keys_equal_those_of_released_checkpoints(depth):
     assert got == want
 
 
-def test_heads_equal_the_reference(reference_r50, golden, golden_records):
-    figures = golden("solov2_r50.npz")
-    model = reference_r50
-    with torch.no_grad():
-        features = model.backbone(model.preprocess_image(golden_records()).tensor)
-        category, kernels = model.ins_head([features[f] for f in model.instance_in_features])
-        mask_feature = model.mask_head([features[f] for f in model.mask_in_features])
+@torch.no_grad()
+def assert_heads(figures, model, features):
+    """Compare all outputs of both heads."""
+    category, kernels = model.ins_head([features[f] for f in model.instance_in_features])
     for level in range(5):
         assert_figure(figures, f"eval/cate_pred{level}", category[level])
         assert_figure(figures, f"eval/kernel_pred{level}", kernels[level])
+    mask_feature = model.mask_head([features[f] for f in model.mask_in_features])
     assert_figure(figures, "eval/mask_pred", mask_feature)
+
+
+def test_heads_equal_the_reference(reference_r50, golden, golden_records):
+    model = reference_r50
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(golden_records()).tensor)
+    assert_heads(golden("solov2_r50.npz"), model, features)
 
 
 def test_losses_and_gradients_equal_the_reference(reference_r50, golden, golden_records):
@@ -110,8 +117,8 @@ def test_r101_losses_and_heads_equal_the_reference(make_reference_model, golden,
     with torch.no_grad():
         losses = model(records)
         features = model.backbone(model.preprocess_image(records).tensor)
-        assert_figure(figures, "eval/p2", features["p2"])
-        mask_feature = model.mask_head([features[f] for f in model.mask_in_features])
-    assert_figure(figures, "eval/mask_pred", mask_feature)
+    for name in ("p2", "p3", "p4", "p5", "p6"):
+        assert_figure(figures, f"eval/{name}", features[name])
+    assert_heads(figures, model, features)
     for name in ("loss_ins", "loss_cate"):
         assert losses[name].item() == pytest.approx(float(figures[f"train/{name}"][0]), rel=1e-5)

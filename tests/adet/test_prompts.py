@@ -1,19 +1,24 @@
 """Prompts on made-up network outputs: plain loops, flips, points that collide or fail."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adet.modeling.solov2 import PROMPTS
+from adet.modeling.solov2.candidates import (
+    point_candidates,
+    sized_candidates,
+    sized_candidates_with_scores,
+)
 from adet.modeling.solov2.grids import PyramidGrids
 from adet.modeling.solov2.heads import SOLOv2InsHead, convolve_at
 from adet.modeling.solov2.inference import InferenceSettings, segment
-from adet.modeling.solov2.prompts import (
-    Batch,
-    ImagePrompts,
-    point_candidates,
-    sized_candidates,
-)
+from adet.modeling.solov2.labels import InstanceLabels
+from adet.modeling.solov2.predictions import Predictions
+from detectron2.structures import Boxes, Instances
 
 GRIDS = PyramidGrids(
     num_grids=(9, 6, 4), scale_ranges=((1, 24), (24, 48), (48, 999)), strides=(2, 2, 4), sigma=0.4
@@ -37,24 +42,24 @@ def make_head(seed=0, symmetric=False):
     return head.eval()
 
 
-def make_batch(seed, images=2):
+def make_predictions(head, seed, images=2):
     generator = torch.Generator().manual_seed(seed)
     maps = [torch.randn(images, 8, s, s, generator=generator) for s in GRIDS.num_grids]
     features = torch.randn(images, 5, FRAME[0] // 4, FRAME[1] // 4, generator=generator)
-    return Batch(maps, features, [(60, 90)] * images, FRAME)
+    return Predictions(head, GRIDS, maps, features, [(60, 90)] * images, FRAME)
 
 
-def make_prompts(seed, count):
+def make_labels(seed, count):
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(count, 2, dtype=torch.float64, generator=generator)
     points *= torch.tensor([90.0, 60.0])
     sizes = torch.rand(count, 2, generator=generator) * 60 + 2
-    return ImagePrompts(torch.randint(0, 3, (count,), generator=generator), points, sizes)
+    return InstanceLabels(torch.randint(0, 3, (count,), generator=generator), points, sizes)
 
 
-def slow_points(head, batch, image, prompts):
+def slow_points(batch, image, prompts):
     """(kernel, stride) of each point's best level, one query at a time; None where none."""
-    output = []
+    head, output = batch.head, []
     for (x, y), label in zip(prompts.points_xy.tolist(), prompts.classes.tolist(), strict=True):
         best, best_score = None, 0.0
         for level, grid in enumerate(GRIDS.num_grids):
@@ -72,15 +77,50 @@ def slow_points(head, batch, image, prompts):
     return output
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("none", set()),
+        ("cls_image", {"gt_classes"}),
+        ("point", {"gt_classes", "gt_points"}),
+        ("cls", {"gt_classes", "gt_points", "gt_boxes"}),
+        ("point_with_size", {"gt_classes", "gt_points", "gt_boxes"}),
+    ],
+)
+def test_a_prompt_reads_the_labels_that_it_needs_and_no_others(name, needed):
+    """Each needed field is missed where it is absent; no other one is looked at."""
+    prompt = PROMPTS[name]
+    device = torch.device("cpu")
+    fields = {
+        "gt_classes": torch.tensor([2]),
+        "gt_points": torch.tensor([[20.0, 10.0]]),
+        "gt_boxes": Boxes(torch.tensor([[10.0, 5.0, 30.0, 20.0]])),
+    }
+    enough = Instances((60, 90), **{key: fields[key] for key in needed})
+    labels = prompt.read([{"instances": enough}], device)
+    assert (labels is None) == (not needed)
+    assert prompt.points_only == (bool(needed) and "gt_boxes" not in needed)
+    for key in needed:
+        less = Instances((60, 90), **{k: v for k, v in fields.items() if k != key})
+        with pytest.raises(ValueError, match=f"PROMPT='{name}' needs {key}"):
+            prompt.read([{"instances": less}], device)
+    if needed:
+        (labels,) = labels
+        assert labels.classes.tolist() == [2]
+        assert (labels.points_xy is not None) == ("gt_points" in needed)
+        assert (labels.sizes_wh is not None) == ("gt_boxes" in needed)
+        assert labels.sizes_wh is None or labels.sizes_wh.tolist() == [[20, 15]]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 6), st.integers(0, 6))
 @torch.no_grad()
 def test_point_prompt_equals_one_query_at_a_time(seed, first, second):
-    head, batch = make_head(seed), make_batch(seed)
-    prompts = [make_prompts(seed + i, count) for i, count in enumerate((first, second))]
-    got = point_candidates(head, batch, GRIDS, SETTINGS, prompts)
+    batch = make_predictions(make_head(seed), seed)
+    prompts = [make_labels(seed + i, count) for i, count in enumerate((first, second))]
+    got = point_candidates(batch, prompts, SETTINGS)
     for image in range(2):
-        want = slow_points(head, batch, image, prompts[image])
+        want = slow_points(batch, image, prompts[image])
         found = [i for i, best in enumerate(want) if best is not None]
         assert got[image].prompts.tolist() == found
         assert got[image].refused == {i: "score_0" for i, best in enumerate(want) if best is None}
@@ -96,7 +136,8 @@ def test_point_prompt_equals_one_query_at_a_time(seed, first, second):
 @given(st.integers(0, 10**6), st.integers(0, 6))
 @torch.no_grad()
 def test_sized_prompt_equals_plain_loops(seed, count):
-    head, batch, prompts = make_head(seed), make_batch(seed, images=1), make_prompts(seed, count)
+    head, prompts = make_head(seed), make_labels(seed, count)
+    batch = make_predictions(head, seed, images=1)
     want = []
     for n in range(count):
         (x, y), (w, h) = prompts.points_xy[n].tolist(), prompts.sizes_wh[n].tolist()
@@ -113,7 +154,7 @@ def test_sized_prompt_equals_plain_loops(seed, count):
                 spans.append(range(first, last + 1))
             want += [(level, r * grid + c, n) for r in spans[0] for c in spans[1]]
     want.sort(key=lambda entry: (entry[0], entry[2]))
-    (got,) = sized_candidates(head, batch, GRIDS, [prompts], use_scores=False)
+    (got,) = sized_candidates(batch, [prompts], SETTINGS)
     assert got.cells.tolist() == [GRIDS.offsets[level] + cell for level, cell, _ in want]
     assert got.prompts.tolist() == [n for _, _, n in want]
     kernels = [
@@ -125,22 +166,23 @@ def test_sized_prompt_equals_plain_loops(seed, count):
 
 @torch.no_grad()
 def test_sizes_run_the_category_branch_only_for_its_scores():
-    head, batch, prompts = make_head(), make_batch(0, images=1), [make_prompts(0, 5)]
+    head, prompts = make_head(), [make_labels(0, 5)]
+    batch = make_predictions(head, 0, images=1)
     calls = []
     head.cate_tower.register_forward_hook(lambda *_: calls.append("cate"))
-    sized_candidates(head, batch, GRIDS, prompts, use_scores=False)
+    sized_candidates(batch, prompts, SETTINGS)
     assert calls == []
-    (got,) = sized_candidates(head, batch, GRIDS, prompts, use_scores=True)
+    (got,) = sized_candidates_with_scores(batch, prompts, SETTINGS)
     assert calls == ["cate"] * 3
     assert ((got.scores >= 0) & (got.scores < 1)).all()
 
 
 @torch.no_grad()
 def test_points_in_one_cell_are_separate_queries():
-    head, batch = make_head(), make_batch(3, images=1)
+    batch = make_predictions(make_head(), 3, images=1)
     points = torch.tensor([[40.0, 30.0], [40.5, 30.5], [40.0, 30.0]], dtype=torch.float64)
-    prompts = ImagePrompts(torch.tensor([1, 1, 2]), points)
-    (got,) = point_candidates(head, batch, GRIDS, SETTINGS, [prompts])
+    prompts = InstanceLabels(torch.tensor([1, 1, 2]), points)
+    (got,) = point_candidates(batch, [prompts], SETTINGS)
     assert got.prompts.tolist() == [0, 1, 2]
     free = InferenceSettings(nms_type="mask", prompt_nms=False)
     results, unmatched = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, free)
@@ -152,20 +194,21 @@ def test_points_in_one_cell_are_separate_queries():
 
 @torch.no_grad()
 def test_flipped_images_and_points_give_flipped_masks():
-    head, batch, prompts = make_head(symmetric=True), make_batch(5), [
-        make_prompts(i, 4) for i in range(2)
-    ]  # fmt: skip
-    batch = Batch(batch.grid_features, batch.mask_features, [FRAME] * 2, FRAME)
-    mirrored = Batch(
-        [x.flip(-1) for x in batch.grid_features], batch.mask_features.flip(-1), [FRAME] * 2, FRAME
+    prompts = [make_labels(i, 4) for i in range(2)]
+    batch = make_predictions(make_head(symmetric=True), 5)
+    batch = dataclasses.replace(batch, image_sizes_hw=[FRAME] * 2)
+    mirrored = dataclasses.replace(
+        batch,
+        grid_features=[x.flip(-1) for x in batch.grid_features],
+        mask_features=batch.mask_features.flip(-1),
     )
     mirrored_prompts = [
-        ImagePrompts(p.classes, p.points_xy * torch.tensor([-1, 1]) + torch.tensor([96, 0]))
+        InstanceLabels(p.classes, p.points_xy * torch.tensor([-1, 1]) + torch.tensor([96, 0]))
         for p in prompts
     ]
     for before, after, features in zip(
-        point_candidates(head, batch, GRIDS, SETTINGS, prompts),
-        point_candidates(head, mirrored, GRIDS, SETTINGS, mirrored_prompts),
+        point_candidates(batch, prompts, SETTINGS),
+        point_candidates(mirrored, mirrored_prompts, SETTINGS),
         batch.mask_features,
         strict=True,
     ):
@@ -177,21 +220,21 @@ def test_flipped_images_and_points_give_flipped_masks():
 
 @torch.no_grad()
 def test_reasons_of_points_without_a_mask():
-    head, batch = make_head(), make_batch(0, images=1)
+    batch = make_predictions(make_head(), 0, images=1)
     nan = float("nan")
     points = [[40, 30], [nan, nan], [95, 30], [10, 61], [90, 60]]  # the image is 90 x 60
-    prompts = ImagePrompts(
+    prompts = InstanceLabels(
         torch.zeros(5, dtype=torch.int64),
         torch.tensor(points, dtype=torch.float64),
         torch.tensor([[0.0, 0.0], [9, 9], [9, 9], [9, 9], [9, 9]]),
     )
-    (got,) = point_candidates(head, batch, GRIDS, SETTINGS, [prompts])
+    (got,) = point_candidates(batch, [prompts], SETTINGS)
     refused = {1: "no_point", 2: "outside", 3: "outside"}
     assert got.prompts.tolist() == [0, 4] and got.refused == refused
-    (got,) = sized_candidates(head, batch, GRIDS, [prompts], use_scores=False)
+    (got,) = sized_candidates(batch, [prompts], SETTINGS)
     assert set(got.prompts.tolist()) == {4} and got.refused == refused | {0: "size"}
     strict = InferenceSettings(mask_thr=1.0)
-    (got,) = point_candidates(head, batch, GRIDS, strict, [prompts])
+    (got,) = point_candidates(batch, [prompts], strict)
     assert got.refused == {0: "score_0", 4: "score_0"} | refused
     assert len(got) == 0
 
@@ -208,8 +251,8 @@ def test_a_convolution_at_some_cells_equals_the_whole_map():
 @pytest.mark.parametrize("reason", ["area", "nms_pre", "max_per_img"])
 @torch.no_grad()
 def test_reasons_of_dropped_candidates(reason):
-    head, batch, prompts = make_head(), make_batch(2, images=1), [make_prompts(2, 6)]
-    (candidates,) = point_candidates(head, batch, GRIDS, SETTINGS, prompts)
+    batch = make_predictions(make_head(), 2, images=1)
+    (candidates,) = point_candidates(batch, [make_labels(2, 6)], SETTINGS)
     grids, values = GRIDS, {"nms_pre": 500, "max_per_img": 100, "prompt_nms": False}
     if reason == "area":
         grids = PyramidGrids(GRIDS.num_grids, GRIDS.scale_ranges, (9999,) * 3, 0.4)

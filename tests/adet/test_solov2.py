@@ -96,7 +96,7 @@ def test_classes_of_the_image_filter_its_results(models, scene):
 
 
 @pytest.mark.parametrize("prompt", ["point", "point_with_size", "cls"])
-def test_points_may_be_the_masks_centres(models, prompt, scene):
+def test_points_may_be_the_masks_centers(models, prompt, scene):
     without = dict(scene, instances=scene["instances"][:])
     without["instances"].remove("gt_points")
     (given,), (derived,) = run(models[prompt], scene), run(models[prompt], without)

@@ -14,7 +14,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "AdelaiDet")]
 import torch  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-import adet.modeling  # noqa: E402, F401
 from adet.config import get_cfg  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.structures import BitMasks, Instances  # noqa: E402

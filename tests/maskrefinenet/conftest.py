@@ -1,4 +1,4 @@
-"""Recorded figures of the reference implementation (PointWSSIS bd3156e) and its small data set."""
+"""Recorded figures of the reference implementation (PointWSSIS bd3156e) and its small dataset."""
 
 from pathlib import Path
 

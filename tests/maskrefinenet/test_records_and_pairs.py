@@ -264,7 +264,7 @@ def test_every_coco_segmentation_form_is_read():
 )
 def test_runs_that_do_not_fill_the_image_are_refused(counts):
     """pycocotools gives whatever lies in memory for the pixels without a run."""
-    with pytest.raises(ValueError, match="segmentation: counts are"):
+    with pytest.raises(ValueError, match="RLE counts are"):
         to_rle({"size": [5, 6], "counts": counts}, 5, 6)
 
 

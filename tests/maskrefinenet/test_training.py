@@ -119,7 +119,7 @@ def test_junk_in_place_of_files_is_named(command, tmp_path, capsys):
     ],
 )
 def test_batch_norms_need_two_samples(device, processes, batch_size, enough):
-    """On CUDA they are synchronised, and one sample in each of 16 processes is enough."""
+    """On CUDA they are synchronized, and one sample in each of 16 processes is enough."""
     here = World(0, processes, torch.device(device))
     if enough:
         check_batch(batch_size, here)
@@ -214,17 +214,17 @@ def test_ranks_share_each_batch():
 def test_noise_changes_the_mask_and_keeps_it_a_mask():
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[20:44, 16:50] = 1
-    neighbour = np.zeros_like(mask)
-    neighbour[44:60, 30:60] = 1
+    neighbor = np.zeros_like(mask)
+    neighbor[44:60, 30:60] = 1
     for seed in range(20):
         rng = np.random.default_rng(seed)
         holes, part = punch_holes(mask, rng), drop_part(mask, rng)
         assert 0 < holes.sum() < mask.sum() and (holes <= mask).all()
         assert 0.35 < part.sum() / mask.sum() < 0.9 and (part <= mask).all()
-        shifted, any_kind = shift_boundary(mask, rng), add_noise(mask, neighbour, rng)
+        shifted, any_kind = shift_boundary(mask, rng), add_noise(mask, neighbor, rng)
         assert shifted.any() and (shifted != mask).any()
         assert any_kind.dtype == np.uint8 and any_kind.max() == 1 and (any_kind != mask).any()
-    assert not add_noise(np.zeros_like(mask), neighbour, np.random.default_rng(0)).any()
+    assert not add_noise(np.zeros_like(mask), neighbor, np.random.default_rng(0)).any()
 
 
 def test_encoder_weights_from_a_file_leave_the_new_channels(tmp_path):

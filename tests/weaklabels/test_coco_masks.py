@@ -25,7 +25,7 @@ def test_runs_agree_with_the_decoded_mask(mask, data):
         assert all(runs.holds(x, y) == mask[y, x] for y in range(height) for x in range(width))
     if mask.any():
         ys, xs = np.nonzero(mask)
-        np.testing.assert_allclose(runs.centre_of_mass(), (xs.mean(), ys.mean()), atol=1e-12)
+        np.testing.assert_allclose(runs.center_of_mass(), (xs.mean(), ys.mean()), atol=1e-12)
         pixels = [runs.pixel(i) for i in range(runs.area)]
         assert sorted(pixels) == sorted(zip(xs.tolist(), ys.tolist(), strict=True))
         x, y = data.draw(st.tuples(st.integers(-2, width + 2), st.integers(-2, height + 2)))
@@ -39,7 +39,7 @@ def test_long_runs_and_large_images():
     mask[100:102] = 0
     runs = Runs.of(segmentation_rle(compressed(mask), 900, 1100))
     ys, xs = np.nonzero(mask)
-    np.testing.assert_allclose(runs.centre_of_mass(), (xs.mean(), ys.mean()), rtol=1e-12)
+    np.testing.assert_allclose(runs.center_of_mass(), (xs.mean(), ys.mean()), rtol=1e-12)
 
 
 def test_polygons_are_rasterised_as_pycocotools_does():

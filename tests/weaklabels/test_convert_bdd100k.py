@@ -9,7 +9,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from weaklabels.converters.bdd100k import flatten_curves, main
+from tests.programs import convert_bdd100k as main
+from weaklabels.converters.bdd100k import flatten_curves
 
 HEIGHT, WIDTH = 24, 40
 SQUARE = [[4, 4], [14, 4], [14, 14], [4, 14]]
@@ -80,12 +81,12 @@ def test_a_circle_of_four_curves_has_its_area():
 def test_wrong_types_name_the_label(tmp_path, image_root, capsys, vertices, types):
     frames = [{"name": "a.jpg", "labels": [label("car", vertices, types)]}]
     code, output = convert(tmp_path, image_root, frames)
-    assert code == 1 and not output.exists()
+    assert code == 2 and not output.exists()
     assert "frame 'a.jpg', label 7" in capsys.readouterr().err
 
 
 def test_a_missing_image_is_named(tmp_path, image_root, capsys):
-    assert convert(tmp_path, image_root, [{"name": "gone.jpg", "labels": []}])[0] == 1
+    assert convert(tmp_path, image_root, [{"name": "gone.jpg", "labels": []}])[0] == 2
     assert "gone.jpg" in capsys.readouterr().err
 
 
@@ -116,7 +117,7 @@ def test_bitmasks_become_coco_instances(tmp_path, image_root):
 def test_another_png_is_refused(tmp_path, image_root, capsys):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
     words = ["--bitmasks", str(tmp_path), "--image-root", str(image_root), "--output", "x.json"]
-    assert main(words) == 1
+    assert main(words) == 2
     assert "an RGBA PNG" in capsys.readouterr().err
 
 
@@ -147,7 +148,7 @@ BAD_LABELS = [
 @pytest.mark.parametrize("bad,message", BAD_LABELS)
 def test_a_broken_label_is_named(tmp_path, image_root, capsys, bad, message):
     code, output = convert(tmp_path, image_root, [{"name": "a.jpg", "labels": [bad]}])
-    assert code == 1 and not output.exists()
+    assert code == 2 and not output.exists()
     want = f"{re.escape(str(tmp_path / 'polygons.json'))}: frame 'a.jpg', {message}"
     assert re.search(want, capsys.readouterr().err)
 
@@ -173,12 +174,12 @@ def test_another_file_is_refused_by_name(tmp_path, image_root, capsys, text, mes
     source = tmp_path / "polygons.json"
     source.write_text(text)
     words = ["--polygons", str(source), "--image-root", str(image_root), "--output", "x.json"]
-    assert main(words) == 1
+    assert main(words) == 2
     assert re.search(f"{re.escape(str(source))}: .*{message}", capsys.readouterr().err)
 
 
 def test_an_unreadable_image_is_named(tmp_path, image_root, capsys):
     (image_root / "a.jpg").write_bytes(b"no image")
-    assert convert(tmp_path, image_root, [{"name": "a.jpg", "labels": []}])[0] == 1
+    assert convert(tmp_path, image_root, [{"name": "a.jpg", "labels": []}])[0] == 2
     error = capsys.readouterr().err
     assert "frame 'a.jpg'" in error and str(image_root / "a.jpg") in error

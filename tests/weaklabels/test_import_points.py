@@ -7,8 +7,8 @@ import zipfile
 import pytest
 from PIL import Image
 
-from weaklabels.importers.points import main
-from weaklabels.merge import main as merge_labels
+from tests.programs import import_points as main
+from tests.programs import merge_labels
 
 # name, x, y, category: what every sample says. Images are 40 wide and 20 high.
 POINTS = [("a.jpg", 4.0, 5.0, "cat"), ("a.jpg", 30.5, 10.0, "dog"), ("b.jpg", 12.0, 19.0, "cat")]
@@ -164,7 +164,7 @@ def test_bad_rows_are_named(tmp_path, images, capsys, row, message):
     path = tmp_path / "points.csv"
     path.write_text(f"image,x,y,category\na.jpg,1,1,cat\n{row}\n")
     code, output = run(tmp_path, images, "csv", path, "--categories", "cat,dog")
-    assert code == 1 and not output.exists()
+    assert code == 2 and not output.exists()
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -217,7 +217,7 @@ def test_wrong_files_are_refused_by_name(tmp_path, images, capsys, kind, name, t
     path.write_text(text)
     code, _ = run(tmp_path, images, kind, path)
     printed = capsys.readouterr().err
-    assert code == 1 and message in printed and str(path) in printed
+    assert code == 2 and message in printed and str(path) in printed
 
 
 def test_stated_size_has_to_be_the_images(tmp_path, images, capsys):
@@ -226,7 +226,7 @@ def test_stated_size_has_to_be_the_images(tmp_path, images, capsys):
         '<annotations><image id="0" name="a.jpg" width="80" height="20">'
         '<points label="cat" points="1,2"/></image></annotations>'
     )
-    assert run(tmp_path, images, "cvat", path)[0] == 1
+    assert run(tmp_path, images, "cvat", path)[0] == 2
     assert "was the image resized" in capsys.readouterr().err
 
 
@@ -274,7 +274,7 @@ def test_an_image_with_masks_gets_no_points(tmp_path, images, capsys):
     words = (tmp_path, images, "csv", csv_sample(tmp_path), "--categories", str(strong))
     code, output = run(*words)
     error = capsys.readouterr().err
-    assert code == 1 and not output.exists()
+    assert code == 2 and not output.exists()
     assert "points.csv:2: image 'a.jpg' has masks in" in error
     assert str(strong) in error and "--skip-invalid" in error
     code, output = run(*words, "--skip-invalid")
@@ -319,7 +319,7 @@ def test_a_broken_record_is_named_or_listed(tmp_path, images, capsys, write, cha
     kind = write.__name__.removesuffix("_file")
     code, output = run(tmp_path, images, kind, path)
     error = capsys.readouterr().err
-    assert code == 1 and not output.exists()
+    assert code == 2 and not output.exists()
     assert re.search(f"{re.escape(str(path))}: {message}", error) and "--skip-invalid" in error
     code, output = run(tmp_path, images, kind, path, "--skip-invalid")
     assert code == 0 and re.search(message, capsys.readouterr().out)
@@ -334,7 +334,7 @@ def test_an_unreadable_image_is_named_or_listed(tmp_path, images, capsys, share)
     whole = (images / "a.jpg").read_bytes()
     (images / "a.jpg").write_bytes(whole[: int(share * len(whole))] or b"no image")
     path = csv_sample(tmp_path)
-    assert run(tmp_path, images, "csv", path)[0] == 1
+    assert run(tmp_path, images, "csv", path)[0] == 2
     error = capsys.readouterr().err
     assert "points.csv:2: " in error and str(images / "a.jpg") in error
     code, output = run(tmp_path, images, "csv", path, "--skip-invalid")
@@ -345,7 +345,7 @@ def test_an_unreadable_image_is_named_or_listed(tmp_path, images, capsys, share)
 def test_nothing_but_broken_records_is_an_error(tmp_path, images, capsys):
     path = tmp_path / "points.csv"
     path.write_text("image,x,y,category\na.jpg,x,1,cat\n")
-    assert run(tmp_path, images, "csv", path, "--skip-invalid")[0] == 1
+    assert run(tmp_path, images, "csv", path, "--skip-invalid")[0] == 2
     assert "points.csv:2: x is 'x'" in capsys.readouterr().err
 
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as mask_utils
 
-from weaklabels.quality import (
-    ImageLabels,
-    Label,
-    boundary_iou,
-    judge,
-    match_points,
-    size_class,
-    summarise,
-)
+from weaklabels.matching import Label, match_labels
+from weaklabels.statistics import ImageLabels, boundary_iou, judge, size_class, summarize
 
 
 def box(x0, y0, x1, y1, shape=(40, 60)):
@@ -25,6 +18,10 @@ def box(x0, y0, x1, y1, shape=(40, 60)):
     mask = np.zeros(shape, np.uint8)
     mask[y0 : y1 + 1, x0 : x1 + 1] = 1
     return mask
+
+
+def match_points(truth, pseudo):
+    return dict(match_labels(truth, pseudo, "likeliest"))
 
 
 def label(mask, point=None, category=1, **fields):
@@ -142,7 +139,7 @@ def test_outcomes_and_their_summary():
         (1, 100, True, 0.5),
         (2, 200, False, 0.0),
     ]
-    summary = summarise(outcomes)
+    summary = summarize(outcomes)
     assert summary["points"] == 2
     assert summary["labelled"] == 1
     assert summary["recall"] == summary["recall_iou50"] == summary["miou_labelled"] == 50.0
@@ -150,7 +147,7 @@ def test_outcomes_and_their_summary():
 
 
 def test_summary_of_nothing_says_so():
-    summary = summarise([])
+    summary = summarize([])
     assert summary["points"] == summary["labelled"] == 0
     assert summary["recall"] is None
     assert summary["miou"] is None

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.programs import merge_labels as main
 from tests.weaklabels.coco_samples import HEIGHT, WIDTH, compressed, decoded, make_coco, random_mask
-from weaklabels.merge import main
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "merge"
 
@@ -125,7 +125,11 @@ BAD_RECORDS = [
     (lambda r: [*r, r[1]], "r.jsonl:8: image 108 has a record already"),
     (lambda r: change_line(r, 3, image_id=999), "r.jsonl:4: image 999 is in neither"),
     (lambda r: change_line(r, 3, image_id=101), "r.jsonl:4: image 101 has strong labels"),
-    (lambda r: change_line(r, 3, height=31), "r.jsonl:4: image 110 is 31 x 40 here, 30 x 40"),
+    (
+        lambda r: change_line(r, 3, height=31, instances=[]),
+        "r.jsonl:4: image 110 is 31 x 40 here, 30 x 40",
+    ),
+    (lambda r: change_line(r, 3, height=31), "r.jsonl:4: instance 0: RLE of size [30, 40]"),
     (lambda r: with_instance(r, category_id=4), "r.jsonl:3: instance 0: category_id 4"),
     (lambda r: with_instance(r, segmentation=[]), "r.jsonl:3: instance 0: no mask"),
     (
@@ -142,7 +146,7 @@ def test_bad_records_are_refused_by_line_and_nothing_is_written(
 ):
     strong, weak, path, records = files
     write_records(path, change(records))
-    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 1
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 2
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.jsonl", "s.json", "w.json"]
 
@@ -150,13 +154,13 @@ def test_bad_records_are_refused_by_line_and_nothing_is_written(
 def test_duplicates_are_refused_without_a_weak_file_too(files, tmp_path, capsys):
     strong, _, path, records = files
     write_records(path, [*records, records[0]])
-    assert merge(strong, path, tmp_path / "sw.json") == 1
+    assert merge(strong, path, tmp_path / "sw.json") == 2
     assert "r.jsonl:8: image 107 has a record already" in capsys.readouterr().err
 
 
 def test_an_image_in_both_files_is_refused(files, tmp_path, capsys):
     strong, _, path, _ = files
-    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", strong) == 1
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", strong) == 2
     error = capsys.readouterr().err
     assert "5 images have strong labels" in error
     assert "'101.jpg'" in error and "--categories" in error  # how ids are kept apart
@@ -164,7 +168,7 @@ def test_an_image_in_both_files_is_refused(files, tmp_path, capsys):
 
 def test_a_missing_file_is_named(files, tmp_path, capsys):
     strong, weak, _, _ = files
-    assert merge(strong, tmp_path / "no.jsonl", tmp_path / "o.json", "--weak-json", weak) == 1
+    assert merge(strong, tmp_path / "no.jsonl", tmp_path / "o.json", "--weak-json", weak) == 2
     assert "no.jsonl: no such file" in capsys.readouterr().err
 
 
@@ -249,7 +253,7 @@ def test_other_categories_in_the_weak_file_are_refused(files, tmp_path, capsys, 
     strong, weak, path, _ = files
     content = load(weak)
     weak.write_text(json.dumps(content | {"categories": change(content["categories"])}))
-    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 1
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 2
     error = capsys.readouterr().err
     assert message in error and str(strong) in error and str(weak) in error
     assert "import_points.py" in error and "--categories" in error

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from tests.programs import split_coco as main
 from tests.weaklabels.coco_samples import decoded, make_coco
-from weaklabels.split import choose_images, choose_stratified, main
+from weaklabels.split import choose_images, choose_stratified
 
 
 def run(path, *args, out=None):
@@ -212,7 +213,7 @@ def refused_then_skipped(path, annotation, *, strong, capsys):
         if (annotation["image_id"] in choose_images(range(101, 107), 1, 0, seed)) == strong
     )
     args = [str(path), "--images", "1", "--seed", str(next(seeds))]
-    assert main(args) == 1
+    assert main(args) == 2
     error = capsys.readouterr().err
     assert "--skip-invalid" in error
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -275,7 +276,7 @@ def test_labelling_cost_is_printed(coco_path, capsys):
     ],
 )
 def test_amounts_that_do_not_fit_are_errors(coco_path, capsys, args, message):
-    assert main([str(coco_path), *args]) == 1
+    assert main([str(coco_path), *args]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "--skip-invalid" not in error

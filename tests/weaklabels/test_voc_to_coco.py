@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from weaklabels.converters.voc import main
+from tests.programs import voc_to_coco as main
 
 HEIGHT, WIDTH = 20, 30
 CAT, DOG = 8, 12
@@ -123,7 +123,7 @@ def test_equal_input_gives_equal_bytes(voc, sbd, tmp_path):
 def test_colours_are_refused(voc, tmp_path, capsys):
     path = voc / "SegmentationObject" / "2007_000001.png"
     Image.open(path).convert("RGB").save(path)
-    assert run(voc, tmp_path / "out.json") == 1
+    assert run(voc, tmp_path / "out.json") == 2
     assert "2007_000001.png: mode RGB" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
 
@@ -138,7 +138,7 @@ def test_colours_are_refused(voc, tmp_path, capsys):
 )
 def test_objects_need_a_class(voc, tmp_path, capsys, classes, message):
     write_index_png(voc / "SegmentationClass" / "2007_000001.png", classes)
-    assert run(voc, tmp_path / "out.json") == 1
+    assert run(voc, tmp_path / "out.json") == 2
     assert message in capsys.readouterr().err
 
 
@@ -152,7 +152,7 @@ def test_objects_need_a_class(voc, tmp_path, capsys, classes, message):
 )
 def test_odd_sbd_files_are_refused(voc, sbd, tmp_path, capsys, segmentation, categories, message):
     write_sbd(sbd, "2008_000003", segmentation, categories)
-    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 1
+    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 2
     error = capsys.readouterr().err
     assert message in error and "2008_000003" in error
 
@@ -160,23 +160,23 @@ def test_odd_sbd_files_are_refused(voc, sbd, tmp_path, capsys, segmentation, cat
 def test_a_file_that_is_cut_off_is_named(voc, sbd, tmp_path, capsys):
     path = sbd / "inst" / "2008_000003.mat"
     path.write_bytes(path.read_bytes()[:150])
-    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 1
+    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 2
     assert "2008_000003.mat holds no 'GTinst'" in capsys.readouterr().err
     path = voc / "SegmentationObject" / "2007_000001.png"
     path.write_bytes(path.read_bytes()[:60])
-    assert run(voc, tmp_path / "out.json") == 1
+    assert run(voc, tmp_path / "out.json") == 2
     assert "2007_000001.png is not a whole PNG" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named_with_its_source(voc, sbd, tmp_path, capsys):
     (sbd / "inst" / "2008_000003.mat").unlink()
-    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 1
+    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 2
     assert "2008_000003.mat. Download https://" in capsys.readouterr().err
     (sbd / "val.txt").unlink()
-    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 1
+    assert run(voc, tmp_path / "out.json", "--sbd", sbd) == 2
     assert "val.txt is not there. Download https://" in capsys.readouterr().err
-    assert run(tmp_path / "VOC2012" / "gone", tmp_path / "out.json") == 1
+    assert run(tmp_path / "VOC2012" / "gone", tmp_path / "out.json") == 2
     assert "VOCtrainval_11-May-2012.tar" in capsys.readouterr().err
     (voc / "JPEGImages" / "2007_000001.jpg").unlink()
-    assert run(voc, tmp_path / "out.json") == 1
+    assert run(voc, tmp_path / "out.json") == 2
     assert "image 2007_000001 names the image" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from weaklabels.shapes.dataset import main as make_shapes
+from tests.programs import make_shapes
 from wsis.config import load_config
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent")

@@ -7,14 +7,12 @@ import cv2
 import pytest
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
+from tests.programs import make_shapes, split_coco
 from weaklabels.coco import CocoFile
 from weaklabels.masks import segmentation_rle
-from weaklabels.shapes.dataset import main as make_shapes
 from weaklabels.sheet import GAP, PANEL_WIDTH
-from weaklabels.split import main as split_coco
 from wsis.cli.main import program
 
 main = partial(program, "figures")

@@ -11,7 +11,7 @@ import pytest
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from tests.documentation import small_chain
-from weaklabels.shapes.dataset import main as make_shapes
+from tests.programs import make_shapes
 from wsis.runner import ROOT
 
 STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")

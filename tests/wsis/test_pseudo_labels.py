@@ -1,6 +1,9 @@
 """Pseudo-label generation: resuming to the same bytes, no leak of masks, unreadable images."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +16,11 @@ import torch
 from pycocotools import mask as mask_utils
 
 from adet.config import get_cfg
+from adet.modeling.solov2 import PROMPTS
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from weaklabels.shapes.dataset import main as make_shapes
+from tests.programs import make_shapes, split_coco
 from weaklabels.shards import RecordShards
-from weaklabels.split import main as split_coco
 from wsis.cli.main import program
 from wsis.pseudo_labels import make_record
 
@@ -107,7 +110,8 @@ def test_records_hold_the_points_of_every_weak_image(shapes, command, tmp_path, 
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_no_mask_or_box_of_a_weak_image_is_used(shapes, command, tmp_path):
+@pytest.mark.parametrize("prompt", [name for name, p in PROMPTS.items() if p.points_only])
+def test_no_mask_or_box_of_a_weak_image_is_used(shapes, command, tmp_path, prompt):
     """Garbage in place of every mask and box changes no byte."""
     content = json.loads(weak_json(shapes).read_text())
     for index, annotation in enumerate(content["annotations"]):
@@ -115,33 +119,49 @@ def test_no_mask_or_box_of_a_weak_image_is_used(shapes, command, tmp_path):
         annotation["segmentation"] = garbage[index % len(garbage)]
         annotation["bbox"] = ([], [1, 2, 3, 4], None, "box", [-9, 0, 0, 0])[index % 5]
         annotation["area"] = -1
-    spoilt = tmp_path / "spoilt.json"
-    spoilt.write_text(json.dumps(content))
-    assert main(command(weak_json(shapes), "clean_points")) == 0
-    assert main(command(spoilt, "spoilt_points", "spoilt.jsonl")) == 0
-    names = [("weak.jsonl", "spoilt.jsonl"), ("weak.unmatched.json", "spoilt.unmatched.json")]
+    corrupted = tmp_path / "corrupted.json"
+    corrupted.write_text(json.dumps(content))
+    options = ("--prompt", prompt)
+    assert main(command(weak_json(shapes), f"clean_{prompt}", "weak.jsonl", *options)) == 0
+    assert main(command(corrupted, f"corrupted_{prompt}", "corrupted.jsonl", *options)) == 0
+    names = [("weak.jsonl", "corrupted.jsonl"), ("weak.unmatched.json", "corrupted.unmatched.json")]
     for clean, dirty in names:
         assert (tmp_path / clean).read_bytes() == (tmp_path / dirty).read_bytes()
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(shapes, command, tmp_path):
+    """A pipe in place of the sixth image holds the run up until it is killed."""
     whole = command(weak_json(shapes), "killed_points", "whole.jsonl")
     assert main(whole) == 0
+    images = tmp_path / "train"
+    shutil.copytree(shapes / "train", images)
     words = command(weak_json(shapes), "killed_points", "killed.jsonl")
-    part = tmp_path / "killed.jsonl.parts" / "rank0of1.jsonl"
+    place = words.index("--dataset") + 1
+    words[place] = f"killed_points_copy={weak_json(shapes)}:{images}"
+    pipe = images / json.loads(weak_json(shapes).read_text())["images"][5]["file_name"]
+    content = pipe.read_bytes()
+    pipe.unlink()
+    os.mkfifo(pipe)
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tools/generate_pseudo_labels.py"), *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (part.exists() and part.stat().st_size):
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    if part.exists():  # as if the kill had come in the middle of a line
-        with open(part, "ab") as file:
-            file.write(b'{"image_id": 3, "inst')
-        assert main(words) == 0
+    part = tmp_path / "killed.jsonl.parts" / "rank0of1.jsonl"
+    deadline = time.monotonic() + 60
+    try:
+        while not (part.exists() and part.read_bytes().count(b"\n") == 5):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed.jsonl").exists()
+    pipe.unlink()
+    pipe.write_bytes(content)
+    with open(part, "ab") as file:  # as if the kill had come in the middle of a line
+        file.write(b'{"image_id": 3, "inst')
+    assert main(words) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -268,7 +288,7 @@ def test_parts_of_another_annotation_file_of_the_same_name_are_not_continued(
     shapes, command, tmp_path, capsys
 ):
     annotations = unfinished(shapes, tmp_path)
-    words = command(annotations, "relabelled")
+    words = command(annotations, "relabeled")
     assert main(words) == 1
     content = json.loads(annotations.read_text())
     content["annotations"][0]["point"] = [1, 1]

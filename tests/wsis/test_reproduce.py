@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectron2.engine import DefaultPredictor
+from tests.programs import split_coco
 from tests.weaklabels.coco_samples import compressed, decoded, make_coco
 from tests.wsis.small_network import CONFIG_FILE, OPTIONS, make_images, make_weights, small_config
-from weaklabels.split import main as split_coco
 from wsis import released
 from wsis.cli.main import make_parser, program
 from wsis.reproduce import STAGES

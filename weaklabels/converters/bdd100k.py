@@ -1,15 +1,10 @@
-"""Turn BDD100K's instance labels into the COCO-form files that the registered splits read.
+"""Turn BDD100K's instance labels into the COCO files that the registered splits read.
 
-    python tools/convert_bdd100k.py --polygons ins_seg_train.json --image-root BDD100K/train \
-        --output BDD100K/annotations/bdd100k_ins_labels_train.json
-
-`--bitmasks FOLDER` reads the PNG form instead. Crowds and ignored regions become crowds, which
-neither train nor count; classes other than the eight are left out and counted.
+Crowds and ignored regions become crowds, which neither train nor count; classes other than the
+eight are left out and counted.
 """
 
-import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from weaklabels.files import missing_keys, read_json, write_json
-from weaklabels.masks import image_size_hw, make_annotation
+from weaklabels.files import missing_keys, read_json
+from weaklabels.masks import image_size_hw, make_annotation, segmentation_rle
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 ALIASES = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle"}  # some releases' words
@@ -113,7 +108,10 @@ def read_polygons(
             if not polygons:
                 left_out[f"{name} without an area"] += 1
                 continue
-            rle = mask_utils.merge(mask_utils.frPyObjects(polygons, *size_hw))
+            try:
+                rle = segmentation_rle(polygons, *size_hw)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
             attributes = label.get("attributes") or {}
             crowd = bool(attributes.get("crowd") or attributes.get("ignored"))
             annotation = make_annotation(CLASSES.index(name) + 1, rle, crowd)
@@ -160,42 +158,27 @@ def read_bitmasks(
         yield name, size_hw, annotations
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    labels = parser.add_mutually_exclusive_group(required=True)
-    labels.add_argument("--polygons", type=Path, help="json with poly2d labels")
-    labels.add_argument("--bitmasks", type=Path, help="folder of RGBA PNGs")
-    parser.add_argument("--image-root", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    return parser
+def convert_bdd100k(
+    image_root: Path, *, polygons: Path | None = None, bitmasks: Path | None = None
+) -> tuple[dict[str, Any], Counter]:
+    """Content of a COCO file, and how many labels of each kind were left out.
 
-
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    Args:
+        polygons: json with poly2d labels.  bitmasks: folder of RGBA PNGs.  One of the two.
+    """
+    if (polygons is None) == (bitmasks is None):
+        raise ValueError("give either BDD100K's polygons or its bitmasks")
     left_out: Counter = Counter()
-    reader = read_polygons if args.polygons else read_bitmasks
+    if polygons is not None:
+        frames = read_polygons(polygons, image_root, left_out)
+    else:
+        frames = read_bitmasks(bitmasks, image_root, left_out)
     images, annotations = [], []
-    try:
-        frames = reader(args.polygons or args.bitmasks, args.image_root, left_out)
-        for name, (height, width), found in frames:
-            ids = {"id": len(images) + 1}
-            images.append(ids | {"file_name": name, "height": height, "width": width})
-            for annotation in found:
-                ids = {"id": len(annotations) + 1, "image_id": len(images)}
-                annotations.append(ids | annotation)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"convert_bdd100k: {error}", file=sys.stderr)
-        return 1
+    for name, (height, width), found in frames:
+        ids = {"id": len(images) + 1}
+        images.append(ids | {"file_name": name, "height": height, "width": width})
+        for annotation in found:
+            ids = {"id": len(annotations) + 1, "image_id": len(images)}
+            annotations.append(ids | annotation)
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASSES, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(args.output, content)
-    for what, count in sorted(left_out.items()):
-        print(f"left out: {count} {what}")
-    print(f"{args.output}: {len(annotations)} instances in {len(images)} images")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return {"images": images, "annotations": annotations, "categories": categories}, left_out

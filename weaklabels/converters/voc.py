@@ -1,19 +1,10 @@
-"""Turn the instance masks of Pascal VOC 2012 into COCO-form files, those of SBD with them.
+"""Turn the instance masks of Pascal VOC 2012 into COCO files, those of SBD with them.
 
-    python tools/voc_to_coco.py --voc datasets/VOC2012 --split val \
-        --output datasets/VOC2012/annotations/instances_val.json
-    python tools/voc_to_coco.py --voc datasets/VOC2012 --split train --without val \
-        --sbd datasets/benchmark_RELEASE/dataset \
-        --output datasets/VOC2012/annotations/instances_train_aug.json
-
-The second gives the 10,582 images known as "trainaug": SBD's masks where VOC has none of its own.
-The files are read as voc_2012_instances_val and voc_2012_instances_train_aug. Image ids are the
-digits of VOC's names (2007_000032 is 2007000032), category ids are 1 to 20, aeroplane to tvmonitor.
-Pixels that VOC calls void belong to no instance.
+SBD's masks are taken where VOC has none of its own. Image ids are the digits of VOC's names
+(2007_000032 is 2007000032), category ids are 1 to 20, aeroplane to tvmonitor. Pixels that VOC calls
+void belong to no instance.
 """
 
-import argparse
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +17,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES, read_image_set
-from weaklabels.files import write_json
 from weaklabels.masks import image_size_hw, make_annotation
+from weaklabels.voc import CLASS_NAMES, read_image_set
 
 VOID = 255  # borders and regions that VOC leaves open
 SBD_LISTS = ("train.txt", "val.txt")
@@ -129,7 +119,7 @@ def image_id(name: str) -> int:
     return int(digits)
 
 
-def convert(
+def _converted(
     voc: Path, sbd: Path | None, names: list[str]
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """COCO's image and its annotations, these yet without `id`, of each name."""
@@ -149,36 +139,20 @@ def convert(
         yield image, annotations
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--voc", type=Path, required=True, help="folder VOC2012 of the devkit")
-    parser.add_argument("--split", required=True, help="a list in ImageSets/Segmentation")
-    parser.add_argument("--sbd", type=Path, help="SBD's folder dataset: take its images, too")
-    parser.add_argument("--without", help="a list in ImageSets/Segmentation to leave out")
-    parser.add_argument("--output", type=Path, required=True)
-    return parser
+def convert_voc(
+    voc: Path, split: str, sbd: Path | None = None, without: str | None = None
+) -> dict[str, Any]:
+    """Content of the COCO file of a list of `ImageSets/Segmentation`.
 
-
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    Args:
+        voc: folder VOC2012 of the devkit.
+        sbd: SBD's folder `dataset`: its images are added.
+        without: a list whose images are left out.
+    """
     images, annotations = [], []
-    try:
-        names = image_names(args.voc, args.split, args.sbd, args.without)
-        for image, found in convert(args.voc, args.sbd, names):
-            images.append(image)
-            for annotation in found:
-                annotations.append({"id": len(annotations) + 1} | annotation)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"voc_to_coco: {error}", file=sys.stderr)
-        return 1
+    for image, found in _converted(voc, sbd, image_names(voc, split, sbd, without)):
+        images.append(image)
+        for annotation in found:
+            annotations.append({"id": len(annotations) + 1} | annotation)
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(args.output, content)
-    print(f"{args.output}: {len(annotations)} instances in {len(images)} images")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,16 +1,10 @@
 """Turn points from an annotation tool into a weak file: COCO json with one point per instance.
 
-    python tools/import_points.py --format cvat export.zip --image-root images \
-        --categories strong.json --output weak.json
-
-Formats: csv (image,x,y,category), labelme (a file or a folder of them), cvat (images 1.1, xml or
-zip), labelstudio (JSON export), coco-keypoints. Categories and their ids come from a COCO file or
-a comma-separated list; without either they are the labels in alphabetical order. Where it is a COCO
-file, ids of images and annotations go on after its largest ones, so that the two can be merged.
+Categories and their ids come from a COCO file or a list; without either they are the labels in
+alphabetical order. Where it is a COCO file, ids of images and annotations go on after its largest
+ones, so that the two can be merged.
 """
 
-import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,7 +12,6 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from weaklabels.coco import CocoFile
-from weaklabels.files import write_json
 from weaklabels.importers.formats import READERS, Findings, LabelledPoint
 
 
@@ -137,48 +130,41 @@ def import_points(
     return content | {"categories": base.categories}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("input", type=Path)
-    parser.add_argument("--format", required=True, choices=sorted(READERS))
-    parser.add_argument("--image-root", required=True, type=Path)
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--categories", help="a COCO .json (the strong file), or a,b,c")
-    parser.add_argument("--skip-invalid", action="store_true", help="list bad points and go on")
-    return parser
+@dataclass(frozen=True)
+class Import:
+    """What came of an import: the weak file's content and what was met on the way."""
+
+    content: dict[str, Any]
+    findings: Findings
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    findings = Findings(args.skip_invalid)
-    try:
-        if not args.input.exists():
-            raise FileNotFoundError(f"{args.input}: no such file")
-        points = list(READERS[args.format](args.input, findings))
-        if not points:
-            raise ValueError(
-                f"{args.input}: holds no valid point; passed over: {dict(findings.passed_over)}, "
-                f"skipped: {findings.skipped}"
-            )
-        base = read_base(args.categories, {point.category for point in points})
-        content = import_points(points, args.image_root, base, findings)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"import_points: {error}", file=sys.stderr)
-        return 1
-    write_json(args.output, content)
-    for message in findings.skipped:
-        print(f"skipped: {message}")
-    for what, count in sorted(findings.passed_over.items()):
-        if count:
-            print(f"passed over: {count} {what}")
-    print(
-        f"{args.output}: {len(content['annotations'])} points in {len(content['images'])} images, "
-        f"{len(base.categories)} categories, {len(findings.skipped)} skipped"
-    )
-    return 0
+def import_file(
+    path: Path,
+    *,
+    format: str,
+    image_root: Path,
+    categories: str | None = None,
+    skip_invalid: bool = False,
+) -> Import:
+    """Read an export of an annotation tool.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Args:
+        path: the export, a file or, for some formats, a folder.
+        format: one of `formats.READERS`.
+        image_root: folder of the images.
+        categories: a COCO .json whose categories and ids are taken over, or names as "a,b,c".
+        skip_invalid: list bad points instead of stopping at the first.
+    """
+    if format not in READERS:
+        raise ValueError(f"format {format!r}; expected one of {sorted(READERS)}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    findings = Findings(skip_invalid)
+    points = list(READERS[format](path, findings))
+    if not points:
+        raise ValueError(
+            f"{path}: holds no valid point; passed over: {dict(findings.passed_over)}, "
+            f"skipped: {findings.skipped}"
+        )
+    base = read_base(categories, {point.category for point in points})
+    return Import(import_points(points, image_root, base, findings), findings)

@@ -1,24 +1,20 @@
-"""Make the shapes data set: small synthetic scenes in COCO layout, for trying everything at once.
+"""Make the shapes dataset: small synthetic scenes in COCO layout, for trying everything at once.
 
-    python tools/make_shapes.py datasets/shapes --train 400 --val 100
-
-writes OUT/{train,val}/*.jpg and OUT/annotations/instances_{train,val}.json. The same seed gives
-the same files (for one version of numpy and OpenCV), and image i does not depend on how many
-images are asked for.
+FOLDER/{train,val}/*.jpg and FOLDER/annotations/instances_{train,val}.json. The same seed gives the
+same files (for one version of NumPy and OpenCV), and image i does not depend on how many images are
+asked for.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from weaklabels.files import write_json
+from weaklabels.masks import encode_mask, mask_fields, run_lengths
 from weaklabels.shapes.scene import CLASSES, Item, draw_scene
 
 SPLITS = ("train", "val")
@@ -30,7 +26,7 @@ MIN_SIZE = 64
 def make_annotation(item: Item) -> dict[str, Any]:
     """COCO fields of one item, without ids: a polygon where that is exact, RLE elsewhere.
 
-    Whole forms without a hole become polygons; cut, covered or pierced ones become compressed
+    Whole shapes without a hole become polygons; cut, covered or pierced ones become compressed
     RLE; crowds become uncompressed RLE, as in COCO.
     """
     height, width = item.visible.shape
@@ -44,10 +40,11 @@ def make_annotation(item: Item) -> dict[str, Any]:
         bbox, area = [x0, y0, x1 - x0, y1 - y0], cv2.contourArea(outline.astype(np.float32))
         segmentation: Any = [outline.reshape(-1).tolist()]
     else:
-        rle = mask_utils.encode(np.asfortranarray(item.visible, dtype=np.uint8))
-        bbox, area = mask_utils.toBbox(rle).tolist(), float(mask_utils.area(rle))
-        counts = rle["counts"].decode() if not item.crowd else _run_lengths(item.visible)
-        segmentation = {"size": [height, width], "counts": counts}
+        segmentation = encode_mask(item.visible)
+        fields = mask_fields(segmentation)
+        bbox, area = fields["bbox"], fields["area"]
+        if item.crowd:
+            segmentation["counts"] = run_lengths(segmentation["counts"]).tolist()
     return {
         "category_id": item.class_index + 1,
         "iscrowd": int(item.crowd),
@@ -55,14 +52,6 @@ def make_annotation(item: Item) -> dict[str, Any]:
         "area": round(float(area), 2),
         "segmentation": segmentation,
     }
-
-
-def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE: lengths of runs down the columns, beginning with zeros."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return [0, *runs] if flat[0] else runs
 
 
 def make_split(folder: Path, split: str, count: int, size: int, seed: int) -> dict[str, Any]:
@@ -100,36 +89,32 @@ def _scenes(
         yield scene.image, scene.items
 
 
-def make_shapes(folder: Path, train: int, val: int, size: int, seed: int) -> None:
-    """Write the whole data set; each annotation file appears when its images are all there."""
+def make_shapes(
+    folder: Path, train: int = 400, val: int = 100, size: int = 160, seed: int = 0
+) -> dict[Path, int]:
+    """Write the whole dataset; an annotation file appears when its images are all there.
+
+    Args:
+        train, val: numbers of images.
+        size: longer side, pixels.
+
+    Returns:
+        each annotation file and its number of annotations.
+
+    Raises:
+        ValueError: a number is out of range; nothing is written.
+    """
+    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, MIN_SIZE)):
+        if value < least:
+            raise ValueError(f"--{name} {value}: must be {least} or more")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: must be 0 or more")
+    if max(train, val) >= SPLIT_ID_STEP:
+        raise ValueError(f"--train and --val must be below {SPLIT_ID_STEP}")
+    written = {}
     for split, count in zip(SPLITS, (train, val), strict=True):
         content = make_split(folder, split, count, size, seed)
         path = folder / "annotations" / f"instances_{split}.json"
         write_json(path, content)
-        print(f"{path}: {count} images, {len(content['annotations'])} annotations")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder to write, made where it is missing")
-    parser.add_argument("--train", type=int, default=400, help="training images")
-    parser.add_argument("--val", type=int, default=100, help="validation images")
-    parser.add_argument("--size", type=int, default=160, help="longer side in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    for name, least in (("train", 1), ("val", 1), ("size", MIN_SIZE), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)}: must be {least} or more")
-    if max(args.train, args.val) >= SPLIT_ID_STEP:
-        parser.error(f"--train and --val must be below {SPLIT_ID_STEP}")
-    make_shapes(args.out, args.train, args.val, args.size, args.seed)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        written[path] = len(content["annotations"])
+    return written

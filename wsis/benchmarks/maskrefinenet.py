@@ -1,10 +1,8 @@
-"""Time MaskRefineNet's refinement against a dense, one-by-one twin, in one run.
+"""Time MaskRefineNet's refinement against the plain network, in one run.
 
-The twin is what the network's definition says, and no more: for each instance an input with all
-class-point channels, through the network with its layers in their plain form, alone.
+The baseline is the plain network: each instance alone, as an input with all class-point channels.
 """
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
 from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
-from maskrefinenet.model import Decoder, SameConv2d
-from maskrefinenet.points import class_point_map
 from maskrefinenet.records import mask_fields, write_line
 from maskrefinenet.refiner import Crop
 from wsis.launcher import Job
@@ -36,7 +31,7 @@ class Row:
     """One line of the table."""
 
     what: str
-    twin: str
+    baseline: str
     ours: str
     figure: float
     target: str
@@ -57,33 +52,15 @@ def random_scene(rng: np.random.Generator, count: int, num_classes: int) -> tupl
     return image, np.stack(masks), np.stack(points), rng.integers(0, num_classes, count)
 
 
-class PlainDecoder(Decoder):
-    """The decoder as it is defined: enlarge, concatenate, convolve."""
-
-    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-        return self.conv(torch.cat([x, skip], dim=1))
-
-
-def plain_twin(model: MaskRefineNet) -> MaskRefineNet:
-    """The same weights in plain layers."""
-    twin, plain = copy.deepcopy(model), {Decoder: PlainDecoder, SameConv2d: torch.nn.Conv2d}
-    for module in twin.modules():
-        module.__class__ = plain.get(type(module), type(module))
-    return twin
-
-
 def dense_one_by_one(model: MaskRefineNet, crops: Sequence[Crop]) -> np.ndarray:
     """Foreground probabilities (N, S, S) by the dense input of each instance."""
     results = []
     with torch.inference_mode():
         for crop in crops:
-            inputs = torch.from_numpy(crop.inputs)
-            channel = model.point_channel(torch.tensor([crop.class_id]))
-            size = tuple(inputs.shape[-2:])
-            maps = class_point_map(torch.tensor([crop.point]), channel, model.point_channels, size)
-            dense = torch.cat([inputs[None, :3], maps, inputs[None, 3:]], dim=1)
-            results.append(model(dense).softmax(dim=1)[0, 1].numpy())
+            inputs = torch.from_numpy(crop.inputs)[None]
+            point, class_id = torch.tensor([crop.point]), torch.tensor([crop.class_id])
+            logits = model(model.dense_input(inputs, point, class_id))
+            results.append(logits.softmax(dim=1)[0, 1].numpy())
     return np.stack(results)
 
 
@@ -119,11 +96,10 @@ def measure(
         refiner.prepare(image, mask, tuple(point), int(index))
         for mask, point, index in zip(masks, points, classes, strict=True)
     ]
-    twin = plain_twin(model)
-    difference = np.abs(dense_one_by_one(twin, crops) - sparse_batches(refiner, crops)).max()
+    difference = np.abs(dense_one_by_one(model, crops) - sparse_batches(refiner, crops)).max()
     dense, sparse = best_times(
         repeats,
-        lambda: dense_one_by_one(twin, crops),
+        lambda: dense_one_by_one(model, crops),
         lambda: sparse_batches(refiner, crops),
     )
     dense_bytes = 4 * (model.point_channels + 4) * size**2
@@ -206,5 +182,5 @@ def print_table(rows: Sequence[Row]) -> None:
     print("| what | dense, one by one | ours | ratio | to reach | reached |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        cells = (row.what, row.twin, row.ours, f"{row.figure:.2f}", row.target)
+        cells = (row.what, row.baseline, row.ours, f"{row.figure:.2f}", row.target)
         print("|", " | ".join([*cells, "yes" if row.reached else "NO"]), "|")

@@ -29,16 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adet.modeling.solov2 import SOLOv2
+from adet.modeling.solov2 import SOLOv2, get_prompt
 from adet.modeling.solov2.inference import segment
-from adet.modeling.solov2.nms import mask_nms, point_nms
-from adet.modeling.solov2.prompts import (
-    Batch,
-    flatten_levels,
-    point_candidates,
-    read_prompts,
-    unprompted_candidates,
-)
+from adet.modeling.solov2.nms import mask_nms
+from adet.modeling.solov2.predictions import Predictions
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from wsis.config import load_config
@@ -78,7 +72,6 @@ class Scale:
 class FinishedHead:
     """An instance branch that has run: maps (B, C, S, S) a level in place of the towers."""
 
-    num_classes: int
     category: Sequence[Tensor]
     kernels: Sequence[Tensor]
     cate_pred: nn.Module
@@ -106,7 +99,7 @@ def random_ellipses(rng: np.random.Generator, count: int, size_hw: tuple[int, in
 def make_input(
     rng: np.random.Generator, count: int, num_classes: int, size_hw: tuple[int, int]
 ) -> list[dict]:
-    """A batch of one image of noise and colored ellipses, labelled with points and boxes."""
+    """A batch of one image of noise and colored ellipses, labeled with points and boxes."""
     masks = random_ellipses(rng, count, size_hw)
     image = rng.integers(0, 256, (3, *size_hw), dtype=np.uint8)
     for mask in masks:
@@ -141,39 +134,39 @@ def plain_forward(model: SOLOv2, pixels: Tensor) -> tuple[list[Tensor], list[Ten
     return category, kernels, model.mask_head([features[f] for f in model.mask_in_features])
 
 
-def calibrate(model: SOLOv2, batch: Batch, wanted: int) -> None:
+def calibrate(model: SOLOv2, predictions: Predictions, wanted: int) -> None:
     """Shift the category biases so that `wanted` local maxima of the scores pass SCORE_THR.
 
     One more or less may pass where the scores nearest to it differ by float32's precision only.
     """
-    towers = model.ins_head.category_towers(batch.grid_features)
-    scores = flatten_levels([point_nms(model.ins_head.cate_pred(x).sigmoid()) for x in towers])
+    scores = predictions.class_scores()
     logits = torch.logit(scores.flatten().double()).sort(descending=True).values
     border = (logits[wanted - 1] + logits[wanted]) / 2
     threshold = torch.logit(torch.tensor(model.settings.score_thr, dtype=torch.float64))
     model.ins_head.cate_pred.bias += threshold - border
 
 
-def after_points(
-    model: SOLOv2, head: FinishedHead, batch: Batch, batched_inputs: list[dict]
-) -> list[dict]:
+def after_points(model: SOLOv2, predictions: Predictions, batched_inputs: list[dict]) -> list[dict]:
     """Results of prompt `point` from finished towers."""
-    prompts = [read_prompts(x, "point", model.device) for x in batched_inputs]
-    candidates = point_candidates(head, batch, model.grids, model.settings, prompts)
-    return model.postprocess(batched_inputs, batch, candidates, prompts)
+    prompt = get_prompt("point")
+    labels = prompt.read(batched_inputs, model.device)
+    candidates = prompt.choose(predictions, labels, model.settings)
+    return model.postprocess(batched_inputs, predictions, candidates, labels)
 
 
-def after_none(model: SOLOv2, head: FinishedHead, batch: Batch) -> tuple[int, Instances]:
+def after_none(model: SOLOv2, predictions: Predictions) -> tuple[int, Instances]:
     """Number of candidates and results of prompt `none`, Matrix NMS, from finished predictions."""
     settings = dataclasses.replace(model.settings, nms_type="matrix")
-    (candidates,) = unprompted_candidates(head, batch, model.grids, settings)
-    (size,) = batch.image_sizes_hw
-    results, _ = segment(candidates, batch.mask_features[0], size, size, model.grids, settings)
+    (candidates,) = get_prompt("none").choose(predictions, None, settings)
+    (size,) = predictions.image_sizes_hw
+    results, _ = segment(
+        candidates, predictions.mask_features[0], size, size, model.grids, settings
+    )
     return len(candidates), results
 
 
 def whole_image(model: SOLOv2, batched_inputs: list[dict], prompt: str) -> list[dict]:
-    model.prompt = prompt
+    model.prompt = get_prompt(prompt)
     return model(batched_inputs)
 
 
@@ -210,15 +203,14 @@ class Setup:
     """A network and what its parts are run on.
 
     inputs: batches of one image, by number of points.  pixels: (1, 3, H, W), what the plain forward
-    sees.  batch, towers, predictions: the network's results on them, up to where each part begins.
+    sees.  towers, outputs: the network's results on them, up to where each part begins.
     """
 
     model: SOLOv2
     inputs: dict[int, list[dict]]
     pixels: Tensor
-    batch: Batch
-    towers: FinishedHead
-    predictions: FinishedHead
+    towers: Predictions
+    outputs: Predictions
 
 
 def prepare(scale: Scale, config_file: str) -> Setup:
@@ -227,30 +219,30 @@ def prepare(scale: Scale, config_file: str) -> Setup:
     rng = np.random.default_rng(0)
     inputs = {n: make_input(rng, n, head.num_classes, scale.image_hw) for n in scale.points}
     images = model.preprocess_image(inputs[max(inputs)])
-    batch = model.extract(images)
-    calibrate(model, batch, scale.candidates)
+    predictions = model.extract(images)
+    calibrate(model, predictions, scale.candidates)
     towers = FinishedHead(
-        head.num_classes,
-        head.category_towers(batch.grid_features),
-        head.kernel_towers(batch.grid_features),
+        head.category_towers(predictions.grid_features),
+        head.kernel_towers(predictions.grid_features),
         head.cate_pred,
         head.kernel_pred,
     )
     category, kernels, _ = plain_forward(model, images.tensor)
-    predictions = FinishedHead(head.num_classes, category, kernels, nn.Identity(), nn.Identity())
-    return Setup(model, inputs, images.tensor, batch, towers, predictions)
+    outputs = FinishedHead(category, kernels, nn.Identity(), nn.Identity())
+    stages = [dataclasses.replace(predictions, head=finished) for finished in (towers, outputs)]
+    return Setup(model, inputs, images.tensor, *stages)
 
 
 def network_rows(setup: Setup, repeats: int) -> list[Row]:
     """The forward, and the prompts as parts of it."""
-    model, batch, inputs = setup.model, setup.batch, setup.inputs
+    model, inputs = setup.model, setup.inputs
     most = max(inputs)
 
     def after(count: int) -> list[dict]:
-        return after_points(model, setup.towers, batch, inputs[count])
+        return after_points(model, setup.towers, inputs[count])
 
     def none() -> tuple[int, Instances]:
-        return after_none(model, setup.predictions, batch)
+        return after_none(model, setup.outputs)
 
     # First what is computed, so that the table can say it; these calls also warm up.
     masks = {n: len(after(n)[0]["instances"]) for n in inputs}
@@ -289,13 +281,13 @@ def network_rows(setup: Setup, repeats: int) -> list[Row]:
 
 
 def mask_nms_rows(scale: Scale, threshold: float, repeats: int) -> list[Row]:
-    """Mask NMS and its twin."""
+    """Mask NMS and its baseline, the double loop."""
     masks = random_ellipses(np.random.default_rng(1), scale.nms_masks, scale.nms_hw)
     masks = torch.from_numpy(masks).flatten(1).float()
     one_class = torch.zeros(len(masks), dtype=torch.int64)
     kept = mask_nms(masks, one_class, threshold=threshold)
     if not torch.equal(kept, mask_nms_loop(masks, one_class, threshold=threshold)):
-        raise AssertionError("mask NMS and its twin, the double loop, keep different masks")
+        raise AssertionError("mask NMS and the double loop keep different masks")
     seconds = median_times(
         repeats,
         {

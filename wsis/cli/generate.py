@@ -10,7 +10,7 @@ number of processes. Points that got no mask are counted and listed in OUTPUT.un
 import argparse
 import sys
 
-from adet.modeling.solov2.prompts import PROMPTS
+from adet.modeling.solov2 import PROMPTS
 from weaklabels.shards import RecordShards
 from wsis.cli.flags import add_config, add_flag, add_job, job_of
 from wsis.pseudo_labels import KEEP_UNMATCHED, GenerateReport, GenerateSettings, generate
@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--weights", type=str, help="trained network (default: MODEL.WEIGHTS)")
     add_flag(parser, "--dataset", required=True)
     add_flag(parser, "--output", required=True, help="records to write (.jsonl)")
-    parser.add_argument("--prompt", choices=PROMPTS, default="point")
+    parser.add_argument(
+        "--prompt",
+        choices=PROMPTS,
+        default="point",
+        help="; ".join(f"{p.name}: {p.description}" for p in PROMPTS.values()),
+    )
     parser.add_argument(
         "--keep-unmatched",
         choices=KEEP_UNMATCHED,

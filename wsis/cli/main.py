@@ -28,6 +28,13 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "reproduce": "reproduce",
     "figures": "figures",
     "benchmark": "benchmark",
+    "split": "split",
+    "merge": "merge",
+    "evaluate-labels": "evaluate_labels",
+    "import-points": "import_points",
+    "convert-bdd100k": "convert_bdd100k",
+    "voc-to-coco": "voc_to_coco",
+    "make-shapes": "make_shapes",
 }
 USER_ERROR = 2  # exit code where the input has to be corrected
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it

@@ -1,4 +1,4 @@
-"""Pseudo labels: a teacher's masks on labelled points, as prediction records."""
+"""Pseudo labels: a teacher's masks on labeled points, as prediction records."""
 
 from .generate import (
     GenerateReport,

@@ -1,6 +1,6 @@
 """Run a prompted network over a dataset and write prediction records, image by image.
 
-One image a forward pass, so that results depend on no neighbor in a batch.
+Each forward pass takes one image, so that no result depends on the other images of a batch.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from adet.modeling.solov2.prompts import PROMPTS
+from adet.modeling.solov2 import PROMPTS, get_prompt
 from detectron2.checkpoint.detection_checkpoint import HEURISTICS_QUERY
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
@@ -33,8 +33,6 @@ from wsis.trained_model import load_trained
 from .records import KEEP_UNMATCHED, make_record
 
 logger = logging.getLogger(__name__)
-
-POINT_PROMPTS = ("point", "cls_image")  # these see no mask, box or area of an instance
 
 
 @dataclass(frozen=True)
@@ -152,10 +150,11 @@ def _made_from(settings: GenerateSettings, cfg: CfgNode, metadata: Metadata) -> 
 def load_prompted_dataset(
     name: str, prompt: str, skip_invalid: bool = False
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of a registered COCO-format set, with only the labels that the prompt may see.
+    """Dataset dicts of a registered COCO-format dataset, with the labels that the prompt reads.
 
-    For point prompts an annotation with a `point` loses mask, box and area before anything reads
-    them; one without keeps its mask, whose centre of mass is the point. Crowds are left out.
+    For prompts without sizes an annotation with a `point` loses its mask, box and area before
+    anything reads them; without a `point`, the mask's center of mass is the point. Crowds are
+    left out.
     `record_file_name` is relative to the image root, or absolute for an image outside it.
 
     Raises:
@@ -172,7 +171,7 @@ def load_prompted_dataset(
         metadata.image_root,
         name,
         skip_invalid=skip_invalid,
-        points_only=prompt in POINT_PROMPTS,
+        points_only=get_prompt(prompt).points_only,
     )
     for record in records:
         path = Path(record["file_name"])

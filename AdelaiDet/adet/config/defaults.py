@@ -15,18 +15,18 @@ def add_solov2_config(cfg: CfgNode) -> None:
     """Add `MODEL.SOLOV2` to a configuration, in place."""
     cfg.MODEL.SOLOV2 = node = CfgNode()
 
-    # Instance branch: one list entry a pyramid level.
+    # Instance branch. Lists have one entry for each pyramid level.
     node.INSTANCE_IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
     node.FPN_INSTANCE_STRIDES = [8, 8, 16, 32, 32]
-    # sqrt(box area) that each level learns, in pixels of the network's input: low <= size < high.
+    # Range of sqrt(box area) that each level learns, in input pixels: low <= size < high.
     node.FPN_SCALE_RANGES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     node.NUM_GRIDS = [40, 36, 24, 16, 12]
-    # Part of a box, around the mass centre, whose cells are positive.
+    # Share of a box, around the mask's center of mass, whose cells are positive.
     node.SIGMA = 0.2
     node.INSTANCE_IN_CHANNELS = 256
     node.INSTANCE_CHANNELS = 512
     node.NUM_INSTANCE_CONVS = 4
-    # Deformable convolutions are not built: True is refused by name.
+    # Deformable convolutions are not implemented: True is an error.
     node.USE_DCN_IN_INSTANCE = False
     node.NUM_CLASSES = 80
     node.NUM_KERNELS = 256
@@ -35,7 +35,7 @@ def add_solov2_config(cfg: CfgNode) -> None:
     node.USE_COORD_CONV = True
     node.PRIOR_PROB = 0.01
 
-    # Mask branch. NUM_MASKS has to equal NUM_KERNELS.
+    # Mask branch. NUM_MASKS must equal NUM_KERNELS.
     node.MASK_IN_FEATURES = ["p2", "p3", "p4", "p5"]
     node.MASK_IN_CHANNELS = 256
     node.MASK_CHANNELS = 128
@@ -53,15 +53,15 @@ def add_solov2_config(cfg: CfgNode) -> None:
     node.NMS_KERNEL = "gaussian"
     node.NMS_SIGMA = 2
 
-    # "none", "cls", "cls_image", "point" or "point_with_size": see modeling/solov2/prompts.py.
+    # A name of PROMPTS in modeling/solov2/prompts.py: which labels guide the network.
     node.PROMPT = "none"
     # False: with a point prompt, the masks of different points never suppress each other.
     node.PROMPT_NMS = True
-    # True: every score of the output is 1, to judge pseudo labels as labels.
+    # True: all output scores are 1, to evaluate pseudo labels as labels.
     node.EVAL_PSEUDO_LABEL = False
 
     node.LOSS = CfgNode()
-    # Only the sigmoid form exists: False is refused by name.
+    # Only sigmoid focal loss is implemented: False is an error.
     node.LOSS.FOCAL_USE_SIGMOID = True
     node.LOSS.FOCAL_ALPHA = 0.25
     node.LOSS.FOCAL_GAMMA = 2.0

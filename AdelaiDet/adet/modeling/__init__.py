@@ -1,4 +1,4 @@
-"""Networks of adet; importing this registers the meta-architecture "SOLOv2"."""
+"""Networks of adet; importing them registers the meta-architecture "SOLOv2"."""
 
 from .solov2 import SOLOv2
 

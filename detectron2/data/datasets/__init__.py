@@ -1,4 +1,4 @@
-"""COCO-format and Pascal VOC datasets, and the builtin ones, which importing this registers."""
+"""COCO-format and Pascal VOC datasets; importing this registers the builtin ones."""
 
 from . import builtin
 from .coco import (

@@ -1,7 +1,6 @@
-"""Names of datasets that need no registering.
+"""The builtin datasets, registered on import; their files are read on first use.
 
-Their files are read only when asked for. All lie under the folder in the environment variable
-DETECTRON2_DATASETS, by default `datasets`.
+The environment variable DETECTRON2_DATASETS names their folder, by default `datasets`.
 """
 
 import os
@@ -47,9 +46,9 @@ _PASCAL_VOC_SPLITS = {
     2007: ("trainval", "train", "val", "test"),
     2012: ("trainval", "train", "val"),
 }
-# Instance masks of VOC 2012, as tools/voc_to_coco.py writes them; "train_aug" has SBD's, too.
+# Instance masks of VOC 2012, as tools/voc_to_coco.py writes them; "train_aug" includes SBD's.
 _PASCAL_VOC_MASK_SPLITS = ("train", "val", "train_aug")
-# Weakly supervised instance segmentation is reported at these, besides COCO's.
+# Weakly supervised instance segmentation reports AP at these, in addition to COCO's.
 _PASCAL_VOC_MASK_IOU_THRESHOLDS = (0.25, 0.7)
 
 

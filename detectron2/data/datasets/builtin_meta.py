@@ -1,4 +1,4 @@
-"""The categories of the builtin datasets; elsewhere they come from the annotation files."""
+"""The categories of the builtin datasets; those of others come from annotation files."""
 
 import colorsys
 from typing import Any
@@ -21,14 +21,14 @@ _BDD100K_IDS_AND_NAMES = """
 1 pedestrian, 2 rider, 3 car, 4 truck, 5 bus, 6 train, 7 motorcycle, 8 bicycle
 """
 
-_GOLDEN_RATIO = 0.618033988749895  # steps of hue by it stay far from each other
+_GOLDEN_RATIO = 0.618033988749895  # hues at steps of it stay far apart
 _SATURATIONS = (0.9, 0.6, 0.75)
 _VALUES = (0.95, 0.75)
 _MAX_BYTE = 255
 
 
 def _parse(table: str) -> list[dict[str, Any]]:
-    """Category dicts with `id`, `name`, `isthing` and a `color` (RGB, 0 to 255) of their own."""
+    """Category dicts with `id`, `name`, `isthing` and a distinct `color` (RGB, 0 to 255)."""
     categories = []
     for index, entry in enumerate(table.replace("\n", " ").split(",")):
         number, _, name = entry.strip().partition(" ")

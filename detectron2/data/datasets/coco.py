@@ -1,7 +1,7 @@
 """Read COCO-format instance annotations, and write datasets in that format.
 
-One extension: an annotation may have `"point": [x, y]` in pixel indices of the image (pixel i's
-centre is at i), and then needs neither `bbox` nor `segmentation` nor `area`.
+One extension: an annotation may have `"point": [x, y]` in pixel indices of the image (the center
+of pixel i is at i). It then needs no `bbox`, `segmentation` or `area`.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _InvalidAnnotation(ValueError):
-    """One annotation is wrong; `fault` says how in general, `detail` what was given."""
+    """One annotation is wrong: the kind of `fault`, and in `detail` what was given."""
 
     def __init__(self, fault: str, detail: str):
         super().__init__(f"{fault}: {detail}")
@@ -45,7 +45,7 @@ class _InvalidAnnotation(ValueError):
 
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Millions of lists are made and none is freed: the collector would add half to the time."""
+    """Garbage collection takes half as long again as loading, which frees nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -68,22 +68,21 @@ def load_coco_json(
     """Load a COCO instance annotation file as dicts in Detectron2's standard dataset format.
 
     Every image gets a dict, in order of image ids, with `file_name`, `height`, `width`, `image_id`
-    and `annotations` (maybe empty), which have `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
-    `segmentation` and `point` as far as the file does; RLEs come compressed.
+    and `annotations`. These have the keys `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
+    `segmentation` (RLEs compressed) and `point` that the file has.
 
-    Polygons of fewer than three corners are left out; an instance none of whose polygons is left is
-    left out, too, unless it has a point, and counted in a warning.
+    Polygons of fewer than three corners are left out. So are instances that lose all polygons and
+    have no point; a warning counts them.
 
     Args:
         image_root: folder of the images.
-        dataset_name: puts `thing_classes` and `thing_dataset_id_to_contiguous_id` into the metadata
-            of that name, and maps category ids, in ascending order, to 0, 1, ... . None: category
-            ids stay those of the file.
-        extra_annotation_keys: further keys of annotations to take over, such as "id".
-        skip_invalid: leave out annotations that are not valid (unknown category, point outside the
-            image, id that occurred before, ...) and log how many and which ones; False: a
-            ValueError that names the file and the annotation.
-        points_only: where an annotation has a point, its mask and box are not even looked at.
+        dataset_name: sets `thing_classes` and `thing_dataset_id_to_contiguous_id` in the metadata
+            of this name, and maps category ids, in ascending order, to 0, 1, ... . None: keeps the
+            category ids of the file.
+        extra_annotation_keys: further keys of annotations to keep, such as "id".
+        skip_invalid: leave out invalid annotations (unknown category, point outside the image,
+            duplicate id, ...) and log them; False: raise a ValueError.
+        points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
     images = _images_by_id(content, json_file)
@@ -114,7 +113,7 @@ def load_coco_json(
                 record["annotations"].append(instance)
         dataset_dicts.append(record)
     _log_faults(json_file, faults, reader.without_valid_polygon)
-    logger.info("Loaded %d images in COCO format from %s", len(images), json_file)
+    logger.info("%s lists %d images", json_file, len(images))
     return dataset_dicts
 
 
@@ -124,13 +123,13 @@ def _read_json(json_file: str) -> dict[str, Any]:
             content = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"annotation file '{json_file}' does not exist. Builtin datasets are looked for below "
-            "the folder in the environment variable DETECTRON2_DATASETS (default: ./datasets)"
+            f"annotation file '{json_file}' does not exist. Builtin datasets are expected in the "
+            "folder that the environment variable DETECTRON2_DATASETS names (default: ./datasets)"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"annotation file '{json_file}' is not valid JSON ({error}); it may be cut off: fetch "
-            "or make it again"
+            f"annotation file '{json_file}' is not valid JSON ({error}); it may be incomplete: "
+            "download or write it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(
@@ -155,7 +154,7 @@ def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str
 def _load_categories(
     content: dict[str, Any], json_file: str, dataset_name: str | None
 ) -> dict[int, int] | None:
-    """Contiguous index by category id; None if the file lists no categories and needs none."""
+    """Contiguous index by category id; None without categories and without a dataset name."""
     categories = sorted(content.get("categories") or [], key=lambda category: category["id"])
     index_of = {category["id"]: index for index, category in enumerate(categories)}
     if len(index_of) < len(categories):
@@ -167,8 +166,8 @@ def _load_categories(
     ids = list(index_of)
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
         logger.warning(
-            "Category ids in annotations are not in [1, #categories]! "
-            "They are mapped to 0, 1, ... in ascending order."
+            "%s has category ids other than 1 to %d; they become 0, 1, ... in ascending order",
+            *(json_file, len(ids)),
         )
     names = [category["name"] for category in categories]
     metadata = MetadataCatalog.get(dataset_name)
@@ -176,7 +175,7 @@ def _load_categories(
     if known != names:
         raise ValueError(
             f"'{json_file}' has the categories {names}, but dataset '{dataset_name}' is known to "
-            f"have {known}. Register the file under a name of its own"
+            f"have {known}. Register the file under another name"
         )
     metadata.set(thing_classes=names, thing_dataset_id_to_contiguous_id=index_of)
     return index_of
@@ -185,10 +184,10 @@ def _load_categories(
 def _annotations_by_image(
     content: dict[str, Any], images: dict[Any, dict], json_file: str, skip_invalid: bool
 ) -> tuple[dict[Any, list[dict]], dict[str, list]]:
-    """Annotations by image id, and the ids of those left out by what is wrong with them."""
+    """Annotations by image id, and the ids of invalid ones by fault."""
     by_image: dict[Any, list[dict]] = defaultdict(list)
     faults: dict[str, list] = defaultdict(list)
-    # COCO's own minival file is known to hold ids twice
+    # COCO's minival file has duplicate ids
     seen: set | None = None if "minival" in json_file else set()
     num_unknown_images = 0
     for number, annotation in enumerate(content.get("annotations", ())):
@@ -203,20 +202,18 @@ def _annotations_by_image(
         if seen is not None and annotation["id"] in seen:
             if not skip_invalid:
                 raise ValueError(
-                    f"Annotation ids in '{json_file}' are not unique! Annotation id "
-                    f"{annotation['id']} occurs more than once"
+                    f"'{json_file}' has two annotations with id {annotation['id']}; number them "
+                    "anew, or load the file with skip_invalid=True"
                 )
-            faults["id that occurred before"].append(annotation["id"])
+            faults["duplicate id"].append(annotation["id"])
             continue
         if seen is not None:
             seen.add(annotation["id"])
         by_image[annotation["image_id"]].append(annotation)
     if num_unknown_images:
         logger.warning(
-            "%s contains %d annotations, but only %d of them match to images in the file.",
-            json_file,
-            len(content["annotations"]),
-            len(content["annotations"]) - num_unknown_images,
+            "%s: left out %d of %d annotations, whose image_id is not in 'images'",
+            *(json_file, num_unknown_images, len(content["annotations"])),
         )
     return by_image, faults
 
@@ -290,14 +287,14 @@ def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
 
 
 def _checked_segmentation(segmentation: Any) -> list | dict:
-    """Polygons of at least three corners (maybe none), or a compressed RLE."""
+    """The polygons that have at least three corners, or a compressed RLE."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         if isinstance(counts, list):
             height, width = segmentation["size"]
             whole = all(isinstance(run, int) and run >= 0 for run in counts)
             if not whole or sum(counts) != height * width:
-                # pycocotools gives whatever lies in memory for pixels without a run.
+                # pycocotools leaves pixels without a run uninitialized.
                 raise _InvalidAnnotation(
                     "RLE counts are not runs that add up to its size", f"{height} x {width}"
                 )
@@ -316,9 +313,8 @@ def _message(json_file: str, annotation: dict[str, Any], error: Exception) -> st
 def _log_faults(json_file: str, faults: dict[str, list], without_valid_polygon: int) -> None:
     if without_valid_polygon:
         logger.warning(
-            "Filtered out %d instances without valid segmentation. There might be issues in your "
-            "dataset generation process: polygons need at least three corners.",
-            without_valid_polygon,
+            "%s: left out %d instances, none of whose polygons has three corners",
+            *(json_file, without_valid_polygon),
         )
     for fault, ids in faults.items():
         logger.warning(
@@ -331,7 +327,7 @@ def _log_faults(json_file: str, faults: dict[str, list], without_valid_polygon: 
 def register_coco_instances(
     name: str, metadata: dict[str, Any], json_file: str, image_root: str
 ) -> None:
-    """Register a COCO-format instance dataset; its files are read when it is first asked for.
+    """Register a COCO-format instance dataset; its files are read on first use.
 
     Args:
         metadata: further attributes for `MetadataCatalog`.

@@ -1,4 +1,4 @@
-"""Datasets given where a name is expected, as `name=annotations.json:image_folder`."""
+"""Datasets given as `name=annotations.json:image_folder` in place of a name."""
 
 import os
 import re
@@ -18,8 +18,8 @@ _FORM = "name=annotations.json:image_folder"
 def register_inline_datasets(names: Iterable[str]) -> list[str]:
     """Register the COCO-format datasets among `names` that are given inline; returns plain names.
 
-    `mydata=ann.json:images/` registers "mydata"; a plain name is returned as it is. Giving the same
-    dataset again is fine; giving another one under a registered name is a ValueError.
+    `mydata=ann.json:images/` registers "mydata". The same dataset may be given again; another one
+    under a registered name is a ValueError.
     """
     return [_register(name) if "=" in name else name for name in names]
 
@@ -47,7 +47,7 @@ def _parse(text: str) -> tuple[str, str, str]:
             f"dataset '{text}': the name '{name}' before '=' is not valid; use letters, digits, "
             f"'_', '-' and '.', as in {_FORM}"
         )
-    # after '.json', since a path may hold a colon of its own (C:\, s3://)
+    # after '.json', since a path may contain a colon (C:\, s3://)
     stem, separator, image_root = paths.partition(".json:")
     if not separator:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which images are read, in which order, by which process."""
+"""Samplers: the images to read, in which order and by which process."""
 
 from .distributed_sampler import (
     InferenceSampler,
@@ -6,10 +6,8 @@ from .distributed_sampler import (
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
-from .grouped_batch_sampler import GroupedBatchSampler
 
 __all__ = [
-    "GroupedBatchSampler",
     "InferenceSampler",
     "RandomSubsetTrainingSampler",
     "RepeatFactorTrainingSampler",

@@ -1,4 +1,4 @@
-"""Samplers that split one stream of indices between the processes of a distributed job."""
+"""Samplers that shard one stream of indices over the processes of a distributed job."""
 
 import itertools
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _InfiniteSampler(Sampler[int]):
-    """An endless stream of indices, the same in all processes; rank r takes every r-th of them."""
+    """An endless stream of indices; of W processes, rank r takes the elements r, r + W, ..."""
 
     def __init__(self, shuffle: bool, seed: int | None):
         self._shuffle = shuffle
@@ -55,16 +55,13 @@ def _check_size(size: int) -> None:
 
 
 class TrainingSampler(_InfiniteSampler):
-    """All indices, pass after pass without end, each pass in a new random order.
-
-    Processes together see shuffle(range(size)) + shuffle(range(size)) + ..., rank r every r-th.
-    """
+    """All indices, pass after pass without end, each pass in a new random order."""
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None):
         """
         Args:
             size: length of the dataset.
-            shuffle: False gives range(size) again and again.
+            shuffle: False repeats range(size).
             seed: of the shuffling, equal in all processes; None: they agree on a random one.
         """
         _check_size(size)
@@ -76,7 +73,7 @@ class TrainingSampler(_InfiniteSampler):
 
 
 class RandomSubsetTrainingSampler(TrainingSampler):
-    """`TrainingSampler` over a random part of the dataset that stays the same."""
+    """`TrainingSampler` over a fixed random subset of the dataset."""
 
     def __init__(
         self,
@@ -109,9 +106,9 @@ class RandomSubsetTrainingSampler(TrainingSampler):
 
 
 class RepeatFactorTrainingSampler(_InfiniteSampler):
-    """Like `TrainingSampler`, with image i taken `repeat_factors[i]` times a pass on average.
+    """`TrainingSampler` with element i on average `repeat_factors[i]` times per pass.
 
-    The fractional part of a factor is rounded up or down at random in each pass.
+    Factors are rounded up or down at random in each pass.
     """
 
     def __init__(
@@ -154,20 +151,16 @@ class RepeatFactorTrainingSampler(_InfiniteSampler):
 
 
 class InferenceSampler(Sampler[int]):
-    """Each index exactly once over all processes; a rank gets one contiguous range of them."""
+    """Each index exactly once over all processes; each rank gets one contiguous range."""
 
     def __init__(self, size: int):
-        """
-        Args:
-            size: length of the dataset.
-        """
         self._size = size
         rank, world_size = comm.get_rank(), comm.get_world_size()
         self._local_indices = self._get_local_indices(size, world_size, rank)
 
     @staticmethod
     def _get_local_indices(total_size: int, world_size: int, rank: int) -> range:
-        """The range of a rank; lengths differ by at most one, the first ranks have the longer."""
+        """The range of a rank; the first ranks get one more if the size is not a multiple."""
         base, longer = divmod(total_size, world_size)
         begin = rank * base + min(rank, longer)
         return range(begin, begin + base + (rank < longer))

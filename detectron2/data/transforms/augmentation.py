@@ -1,7 +1,7 @@
 """The protocol of data augmentation: an `Augmentation` looks at inputs and returns a `Transform`.
 
-A transform is deterministic and can be applied to anything in the image's frame (image, boxes,
-masks, points); an augmentation is the random policy that makes one.
+A transform is deterministic and applies to anything in the image's frame (image, boxes, masks,
+points); an augmentation is the random policy that makes one.
 """
 
 import inspect
@@ -11,16 +11,6 @@ from typing import Any
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
-
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "StandardAugInput",
-    "TransformGen",
-    "apply_augmentations",
-    "apply_transform_gens",
-]
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -32,19 +22,19 @@ class Augmentation:
     """A policy that makes a transform from an input, often at random (numpy's global generator).
 
     Subclasses define `get_transform`; its parameters name the attributes of `AugInput` that it
-    needs. A single parameter always is the image, whatever its name.
+    needs. A single parameter is always the image.
     """
 
-    input_args: tuple[str, ...] | None = None  # set to override what `get_transform` tells
+    input_args: tuple[str, ...] | None = None  # overrides the parameter names of `get_transform`
 
     def _init(self, params: dict[str, Any] | None = None) -> None:
-        """Store constructor arguments (given as `locals()`) as attributes, for repr to show."""
+        """Store constructor arguments (given as `locals()`) as attributes, which repr shows."""
         for name, value in (params or {}).items():
             if name != "self" and not name.startswith("_"):
                 setattr(self, name, value)
 
     def get_transform(self, *args: Any) -> Transform:
-        """The transform for one input; the arguments are those of its attributes asked for."""
+        """The transform for one input, given those of its attributes that parameters name."""
         raise NotImplementedError(f"{type(self).__name__} must define get_transform()")
 
     def __call__(self, aug_input: "AugInput") -> Transform:
@@ -67,7 +57,7 @@ class Augmentation:
         return np.random.uniform(low, high, size)
 
     def __repr__(self) -> str:
-        """`Name(argument=value, ...)` of the arguments that are not the default object."""
+        """`Name(argument=value, ...)` without the defaults."""
         shown = []
         for name, parameter in inspect.signature(self.__init__).parameters.items():
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -93,15 +83,15 @@ def _needed_inputs(augmentation: Augmentation, aug_input: "AugInput") -> list[An
                 if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                     raise TypeError(
                         f"{type(augmentation).__name__}.get_transform() has the parameter "
-                        f"'{parameter}'; give each needed input a name of its own"
+                        f"'{parameter}'; name each needed input"
                     )
             names = tuple(parameter.name for parameter in parameters)
         augmentation.input_args = names
     for name in augmentation.input_args:
         if not hasattr(aug_input, name):
             raise AttributeError(
-                f"{type(augmentation).__name__}.get_transform() needs input '{name}', but "
-                f"{type(aug_input).__name__} has none; it has {sorted(vars(aug_input))}"
+                f"{type(augmentation).__name__}.get_transform() needs input '{name}'; "
+                f"{type(aug_input).__name__} has {sorted(vars(aug_input))}"
             )
     return [getattr(aug_input, name) for name in augmentation.input_args]
 
@@ -122,7 +112,7 @@ class _FixedTransform(Augmentation):
 
 
 def _transform_to_aug(tfm_or_aug: Augmentation | Transform) -> Augmentation:
-    """Let a plain transform stand where an augmentation is expected."""
+    """An augmentation as it is, or a plain transform wrapped into one."""
     if isinstance(tfm_or_aug, Augmentation):
         return tfm_or_aug
     if isinstance(tfm_or_aug, Transform):
@@ -131,13 +121,13 @@ def _transform_to_aug(tfm_or_aug: Augmentation | Transform) -> Augmentation:
 
 
 class AugmentationList(Augmentation):
-    """Augmentations applied one after another, each seeing the result of those before it."""
+    """Augmentations applied one after another, each to the result of the previous one."""
 
     def __init__(self, augs: Sequence[Augmentation | Transform]):
         self.augs = [_transform_to_aug(aug) for aug in augs]
 
     def __call__(self, aug_input: "AugInput") -> TransformList:
-        """Apply all in place; returns the transforms that were made, in order."""
+        """Apply all in place; returns the transforms in order."""
         return TransformList([aug(aug_input) for aug in self.augs])
 
     def __repr__(self) -> str:
@@ -147,10 +137,9 @@ class AugmentationList(Augmentation):
 
 
 class AugInput:
-    """What augmentations see and change: an image and what belongs to it.
+    """What augmentations see and change: an image with its boxes and label map.
 
-    Other attributes may be set for augmentations of one's own that ask for them; only those known
-    here are transformed.
+    Custom augmentations may ask for other attributes, which stay as they are.
     """
 
     def __init__(
@@ -173,11 +162,15 @@ class AugInput:
 
     def transform(self, tfm: Transform) -> None:
         """Apply `tfm` to everything held, in place."""
-        self.image = tfm.apply_image(self.image)
-        if self.boxes is not None:
-            self.boxes = tfm.apply_box(self.boxes)
-        if self.sem_seg is not None:
-            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+        apply = {
+            "image": tfm.apply_image,
+            "boxes": tfm.apply_box,
+            "sem_seg": tfm.apply_segmentation,
+        }
+        for name, function in apply.items():
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, function(value))
 
     def apply_augmentations(
         self, augmentations: Sequence[Augmentation | Transform]
@@ -188,7 +181,7 @@ class AugInput:
 
 def _check_image(image: Any) -> None:
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"augmentations need a numpy array as image, got {type(image).__name__}")
+        raise TypeError(f"the image must be a numpy array, got {type(image).__name__}")
     if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
         raise ValueError(f"image has dtype {image.dtype}; expected uint8 or floating point")
     if image.ndim not in (2, 3):
@@ -206,7 +199,7 @@ def apply_augmentations(
     return inputs, inputs.apply_augmentations(augmentations)
 
 
-# Names by which older code knows them
+# Names in older code
 TransformGen = Augmentation
 StandardAugInput = AugInput
 apply_transform_gens = apply_augmentations

@@ -9,24 +9,15 @@ from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
 from .augmentation import Augmentation, _check_choice
 from .transform import CropTransform, ExtentTransform, PadTransform
 
-__all__ = [
-    "FixedSizeCrop",
-    "MinIoURandomCrop",
-    "RandomCrop",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomExtent",
-]
-
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
-_AREA_CONSTRAINT_TRIALS = 10
 _ASPECT_RATIO_LIMITS = (0.5, 2.0)  # height / width of a `MinIoURandomCrop`
 
 
 class FixedSizeCrop(Augmentation):
-    """Crop, at a random place, what exceeds `crop_size`; pad right and below what falls short."""
+    """Crop larger images to `crop_size` at a random place, and pad smaller ones right and below."""
 
     def __init__(self, crop_size: tuple[int, int], pad: bool = True, pad_value: float = 128.0):
-        """pad: False leaves smaller images smaller; pad_value: for images, label maps get 0."""
+        """pad: False leaves smaller images as they are; pad_value: of images; label maps get 0."""
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> TransformList:
@@ -63,8 +54,8 @@ class RandomCrop(Augmentation):
         crop_h, crop_w = self.get_crop_size((height, width))
         if not (0 < crop_h <= height and 0 < crop_w <= width):
             raise ValueError(
-                f"{self} wants {crop_h} x {crop_w} of an image of {height} x {width}: "
-                "crop_size must lie in (0, 1] for relative crops, above 0 for absolute ones"
+                f"{self} crops an image of {height} x {width} to {crop_h} x {crop_w}: crop_size "
+                "must lie in (0, 1] for relative crops, and above 0 for absolute ones"
             )
         top = np.random.randint(height - crop_h + 1)
         left = np.random.randint(width - crop_w + 1)
@@ -72,62 +63,28 @@ class RandomCrop(Augmentation):
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of a crop from an image of (height, width)."""
-        height, width = image_size
-        if self.crop_type.startswith("relative"):
-            fraction = np.asarray(self.crop_size, dtype=np.float32)
-            if self.crop_type == "relative_range":
-                fraction = fraction + np.random.rand(2) * (1 - fraction)
-            return int(height * fraction[0] + 0.5), int(width * fraction[1] + 0.5)
-        low, high = self.crop_size
         if self.crop_type == "absolute":
-            return min(low, height), min(high, width)
-        if low > high:
-            raise ValueError(f"crop_size={self.crop_size}: 'absolute_range' takes (min, max)")
-        crop_h = np.random.randint(min(height, low), min(height, high) + 1)
-        crop_w = np.random.randint(min(width, low), min(width, high) + 1)
-        return crop_h, crop_w
-
-
-class RandomCrop_CategoryAreaConstraint(Augmentation):
-    """A `RandomCrop` in which, if ten tries suffice, no category fills too much of the map."""
-
-    def __init__(
-        self,
-        crop_type: str,
-        crop_size: tuple[float, float] | tuple[int, int],
-        single_category_max_area: float = 1.0,
-        ignored_category: int | None = None,
-    ):
-        """
-        Args:
-            single_category_max_area: largest share of the labelled pixels for one category.
-            ignored_category: a value of the label map that does not count.
-        """
-        self.crop_aug = RandomCrop(crop_type, crop_size)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
-        crop = self.crop_aug.get_transform(image)
-        if self.single_category_max_area >= 1.0:
-            return crop
-        for trial in range(_AREA_CONSTRAINT_TRIALS):
-            crop = crop if trial == 0 else self.crop_aug.get_transform(image)
-            labels, counts = np.unique(crop.apply_segmentation(sem_seg), return_counts=True)
-            if self.ignored_category is not None:
-                counts = counts[labels != self.ignored_category]
-            if len(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area:
-                break
-        return crop
+            return tuple(map(min, self.crop_size, image_size))
+        if self.crop_type == "absolute_range":
+            low, high = self.crop_size
+            if low > high:
+                raise ValueError(f"crop_size={self.crop_size}: 'absolute_range' takes (min, max)")
+            ranges = [(min(side, low), min(side, high) + 1) for side in image_size]
+            return tuple(np.random.randint(*bounds) for bounds in ranges)
+        shares = np.asarray(self.crop_size, dtype=np.float32)
+        if self.crop_type == "relative_range":
+            shares = shares + np.random.rand(2) * (1 - shares)
+        return tuple(int(n * share + 0.5) for n, share in zip(image_size, shares, strict=True))
 
 
 class RandomExtent(Augmentation):
-    """Take a randomly scaled and shifted rectangle of the image; beyond the image it is 0."""
+    """Take a randomly scaled and shifted rectangle of the image; it is 0 outside the image."""
 
     def __init__(self, scale_range: tuple[float, float], shift_range: tuple[float, float]):
         """
         Args:
             scale_range: smallest and largest size of the rectangle, relative to the image.
-            shift_range: x and y range of the shift of its centre, relative to the image's size;
+            shift_range: x and y range of the shift of its center, relative to the image's size;
                 each shift is drawn from [-range / 2, range / 2].
         """
         self._init(locals())
@@ -143,7 +100,7 @@ class RandomExtent(Augmentation):
 
 
 class MinIoURandomCrop(Augmentation):
-    """Crop as SSD does: every box must overlap the crop by a randomly chosen least IoU."""
+    """SSD's crop: every box must overlap it by at least a randomly chosen IoU."""
 
     def __init__(
         self,
@@ -154,9 +111,9 @@ class MinIoURandomCrop(Augmentation):
     ):
         """
         Args:
-            min_ious: the least IoUs to choose from, beside 0 (any crop) and 1 (no crop).
-            min_crop_size: least height and width of the crop, relative to the image.
-            mode_trials, crop_trials: how many IoUs, and crops for each, are tried before giving up.
+            min_ious: the IoUs to choose from, in addition to 0 (any crop) and 1 (no crop).
+            min_crop_size: minimum height and width of the crop, relative to the image.
+            mode_trials, crop_trials: how many IoUs, and crops for each, to try.
         """
         self.sample_mode = (1, *min_ious, 0)
         self._init(locals())
@@ -182,7 +139,7 @@ class MinIoURandomCrop(Augmentation):
 
 
 def _crop_fits(boxes: np.ndarray, crop: tuple[int, int, int, int], min_iou: float) -> bool:
-    """Whether all boxes have the IoU with the crop, and the centre of at least one lies inside."""
+    """Whether every box has the IoU with the crop and at least one has its center inside."""
     if len(boxes) == 0:
         return True
     crop_low, crop_high = np.array(crop[:2]), np.array(crop[2:])

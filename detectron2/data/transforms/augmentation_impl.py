@@ -1,10 +1,11 @@
-"""Augmentations that flip, resize, rotate or recolour, and the crops of `augmentation_crop`.
+"""Augmentations that flip, resize, rotate or recolor, and the crops of `augmentation_crop`.
 
 All randomness comes from numpy's global generator; sizes are (height, width).
 """
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fvcore.transforms.transform import (
@@ -21,7 +22,6 @@ from .augmentation_crop import (
     FixedSizeCrop,
     MinIoURandomCrop,
     RandomCrop,
-    RandomCrop_CategoryAreaConstraint,
     RandomExtent,
 )
 from .transform import ResizeTransform, RotationTransform
@@ -33,7 +33,6 @@ __all__ = [
     "RandomBrightness",
     "RandomContrast",
     "RandomCrop",
-    "RandomCrop_CategoryAreaConstraint",
     "RandomExtent",
     "RandomFlip",
     "RandomLighting",
@@ -53,7 +52,7 @@ _RGB_EIGENVECTORS = np.array(
 
 
 class RandomApply(Augmentation):
-    """Apply an augmentation (or transform) with probability `prob`, else do nothing."""
+    """Apply an augmentation (or transform) with probability `prob`."""
 
     def __init__(self, tfm_or_aug: Augmentation | Transform, prob: float = 0.5):
         assert 0.0 <= prob <= 1.0, f"prob={prob}; expected a probability in [0, 1]"
@@ -61,11 +60,10 @@ class RandomApply(Augmentation):
         self.prob = prob
 
     def get_transform(self, *args: object) -> Transform:
-        """Arguments are handed to the wrapped augmentation."""
         return self.aug.get_transform(*args) if self._is_chosen() else NoOpTransform()
 
     def __call__(self, aug_input: AugInput) -> Transform:
-        """As `Augmentation.__call__`, with the wrapped augmentation choosing its own inputs."""
+        # not the base class's: the wrapped augmentation names its own inputs
         return self.aug(aug_input) if self._is_chosen() else NoOpTransform()
 
     def _is_chosen(self) -> bool:
@@ -73,13 +71,13 @@ class RandomApply(Augmentation):
 
 
 class RandomFlip(Augmentation):
-    """Flip horizontally or vertically (one of them) with probability `prob`."""
+    """Flip horizontally or vertically with probability `prob`."""
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False):
         if horizontal == vertical:
             raise ValueError(
-                f"horizontal={horizontal}, vertical={vertical}: set exactly one of them, "
-                "and use two RandomFlip for both"
+                f"horizontal={horizontal}, vertical={vertical}: set exactly one of them; for both, "
+                "use two RandomFlip"
             )
         self._init(locals())
 
@@ -129,32 +127,28 @@ class ResizeShortestEdge(Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        height, width = image.shape[:2]
+        lengths, size = self.short_edge_length, image.shape[:2]
         if self.is_range:
-            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
+            length = np.random.randint(lengths[0], lengths[1] + 1)
         else:
-            size = np.random.choice(self.short_edge_length)
-        if size == 0:  # a length of 0 in a config turns resizing off
+            length = np.random.choice(lengths)
+        if not length:  # 0 in a config turns resizing off
             return NoOpTransform()
-        new_size = self.get_output_shape(height, width, size, self.max_size)
-        return ResizeTransform(height, width, *new_size, self.interp)
+        new_size = self.get_output_shape(*size, length, self.max_size)
+        return ResizeTransform(*size, *new_size, self.interp)
 
     @staticmethod
     def get_output_shape(
         oldh: int, oldw: int, short_edge_length: int, max_size: int
     ) -> tuple[int, int]:
         """Height and width after resizing; the aspect ratio is kept up to rounding."""
-        scale = short_edge_length * 1.0 / min(oldh, oldw)
-        newh, neww = oldh * scale, oldw * scale
-        # set exactly, free of the product's rounding error
-        if oldh < oldw:
-            newh = short_edge_length * 1.0
-        else:
-            neww = short_edge_length * 1.0
-        if max(newh, neww) > max_size:
-            scale = max_size * 1.0 / max(newh, neww)
-            newh, neww = newh * scale, neww * scale
-        return int(newh + 0.5), int(neww + 0.5)
+        short = float(short_edge_length)
+        long = max(oldh, oldw) * (short / min(oldh, oldw))
+        if max(short, long) > max_size:
+            shrink = max_size / max(short, long)
+            short, long = short * shrink, long * shrink
+        new_size = int(short + 0.5), int(long + 0.5)
+        return new_size if oldh < oldw else new_size[::-1]
 
 
 class ResizeScale(Augmentation):
@@ -179,7 +173,7 @@ class ResizeScale(Augmentation):
 
 
 class RandomRotation(Augmentation):
-    """Rotate by a random angle about a random centre."""
+    """Rotate by a random angle about a random center."""
 
     def __init__(
         self,
@@ -194,7 +188,7 @@ class RandomRotation(Augmentation):
             angle: degrees; [min, max] for style "range", a list for "choice".
             expand: make the output large enough for the whole rotated image.
             center: [[min x, min y], [max x, max y]] for "range", a list of [x, y] for "choice", in
-                [0, 1] of the image's size; None: the image's centre.
+                [0, 1] of the image's size; None: the image's center.
         """
         _check_choice("sample_style", sample_style, ("range", "choice"))
         self.is_range = sample_style == "range"
@@ -206,29 +200,23 @@ class RandomRotation(Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
+        angle = self._draw(self.angle)
         center = None
-        if self.is_range:
-            angle = np.random.uniform(self.angle[0], self.angle[1])
-            if self.center is not None:
-                center = np.random.uniform(self.center[0], self.center[1])
-        else:
-            angle = np.random.choice(self.angle)
-            if self.center is not None:
-                center = self.center[np.random.choice(len(self.center))]
-        if center is not None:
-            center = (width * center[0], height * center[1])
+        if self.center is not None:
+            center = tuple(np.multiply(self._draw(self.center), (width, height)))
         if angle % 360 == 0:
             return NoOpTransform()
-        return RotationTransform(
-            height, width, angle, expand=self.expand, center=center, interp=self.interp
-        )
+        return RotationTransform(height, width, angle, self.expand, center, self.interp)
+
+    def _draw(self, choices: Sequence) -> Any:
+        """A number or vector between the two choices, or one of them, as the style says."""
+        if self.is_range:
+            return np.random.uniform(choices[0], choices[1])
+        return choices[np.random.choice(len(choices))]
 
 
 class _RandomIntensity(Augmentation):
-    """Blend with another image: weight w from [intensity_min, intensity_max], 1 - w for the other.
-
-    w < 1 weakens what the other image lacks, w = 1 keeps the image, w > 1 strengthens it.
-    """
+    """Blend w * image + (1 - w) * other image, with w from [intensity_min, intensity_max]."""
 
     def __init__(self, intensity_min: float, intensity_max: float):
         self._init(locals())
@@ -242,7 +230,7 @@ class _RandomIntensity(Augmentation):
 
 
 class RandomContrast(_RandomIntensity):
-    """Change the contrast: blend with the image's mean grey."""
+    """Change the contrast: blend with the image's mean gray."""
 
     def _other_image(self, image: np.ndarray) -> float:
         return image.mean()
@@ -256,7 +244,7 @@ class RandomBrightness(_RandomIntensity):
 
 
 class RandomSaturation(_RandomIntensity):
-    """Change the saturation of an RGB image: blend with its grey version."""
+    """Change the saturation of an RGB image: blend with its gray version."""
 
     def _other_image(self, image: np.ndarray) -> np.ndarray:
         if image.shape[2:] != (3,):
@@ -265,7 +253,7 @@ class RandomSaturation(_RandomIntensity):
 
 
 class RandomLighting(Augmentation):
-    """Add random amounts of ImageNet's three principal colour components to an RGB image."""
+    """Add random amounts of ImageNet's three principal color components to an RGB image."""
 
     def __init__(self, scale: float):
         """scale: standard deviation of the amounts, in the image's own unit."""

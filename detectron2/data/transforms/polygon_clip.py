@@ -1,12 +1,10 @@
-"""Cut polygons with an axis-aligned rectangle, keeping concave and self-crossing ones right.
+"""Clip polygons, also concave and self-crossing ones, to an axis-aligned rectangle.
 
-Polygons are filled by the even-odd rule, as COCO's rasteriser does. Cutting a concave polygon may
-leave several pieces: they come back as separate polygons, without bridges along the cut.
+Polygons are filled by the even-odd rule, as in the COCO API. A concave polygon may be cut into
+several pieces, which are returned as separate polygons without bridges along the cut.
 """
 
 import numpy as np
-
-__all__ = ["clip_polygon"]
 
 
 def clip_polygon(
@@ -14,8 +12,8 @@ def clip_polygon(
 ) -> list[np.ndarray]:
     """The parts of `polygon` (N, 2; x, y) inside [x0, x1] x [y0, y1], in the same frame.
 
-    Each piece is (M, 2) float64, M >= 3, in one canonical form: negative shoelace sum
-    (anticlockwise on screen, where y points down), first the vertex of least x (then y).
+    Each piece is (M, 2) float64, M >= 3, in canonical order: counterclockwise on screen, from the
+    vertex of smallest x (then y).
     """
     pieces = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2)]
     for axis, bound, sign in ((0, x0, 1.0), (0, x1, -1.0), (1, y0, 1.0), (1, y1, -1.0)):
@@ -31,7 +29,7 @@ def _clip_half_plane(polygon: np.ndarray, axis: int, bound: float, sign: float) 
         return [polygon]
     if not inside.any():
         return []
-    start = int(np.argmin(inside))  # begin at a vertex outside, so that no chain wraps around
+    start = int(np.argmin(inside))  # a vertex outside, so that no chain wraps around
     polygon, distance, inside = (np.roll(a, -start, axis=0) for a in (polygon, distance, inside))
     chains = _inside_chains(polygon, distance, inside, axis, bound)
     return _join_chains(chains, along=1 - axis)
@@ -40,7 +38,7 @@ def _clip_half_plane(polygon: np.ndarray, axis: int, bound: float, sign: float) 
 def _inside_chains(
     polygon: np.ndarray, distance: np.ndarray, inside: np.ndarray, axis: int, bound: float
 ) -> list[np.ndarray]:
-    """Runs of vertices inside, each between the points where it comes in and where it leaves."""
+    """Runs of vertices inside, each with the crossing points at both ends."""
     following = np.roll(np.arange(len(polygon)), -1)
     crossing = np.flatnonzero(inside != inside[following])  # edge i goes from i to i + 1
     ends = following[crossing]
@@ -54,7 +52,7 @@ def _inside_chains(
 
 
 def _join_chains(chains: list[np.ndarray], along: int) -> list[np.ndarray]:
-    """Close chains along the cut, which even-odd filling covers from crossing 1 to 2, 3 to 4 ..."""
+    """Close chains along the cut: by even-odd filling it is inside from crossing 1 to 2, 3 to 4."""
     positions = np.array([end[along] for chain in chains for end in (chain[0], chain[-1])])
     order = np.argsort(positions, kind="stable")
     partner = np.empty_like(order)

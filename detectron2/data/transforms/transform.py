@@ -1,4 +1,4 @@
-"""Deterministic transforms beside fvcore's. Coordinates are continuous: pixel i spans [i, i+1]."""
+"""Transforms that fvcore lacks. Coordinates are continuous: pixel i spans [i, i + 1]."""
 
 from collections.abc import Callable
 
@@ -12,16 +12,6 @@ from torch.nn import functional as F
 
 from .polygon_clip import clip_polygon
 
-__all__ = [
-    "ColorTransform",
-    "CropTransform",
-    "ExtentTransform",
-    "PILColorTransform",
-    "PadTransform",
-    "ResizeTransform",
-    "RotationTransform",
-]
-
 _TORCH_MODES = {
     Image.NEAREST: ("nearest", None),
     Image.BILINEAR: ("bilinear", False),
@@ -29,8 +19,17 @@ _TORCH_MODES = {
 }
 
 
+def _original_size(transform: Transform) -> np.ndarray:
+    """(2,) width and height of the image that a crop or padding was made for."""
+    size_wh = (transform.orig_w, transform.orig_h)
+    assert None not in size_wh, (
+        f"only a {type(transform).__name__} made with orig_w and orig_h has an inverse"
+    )
+    return np.array(size_wh)
+
+
 class CropTransform(fvcore_transforms.CropTransform):
-    """fvcore's crop; its polygons are cut at the border without needing shapely."""
+    """fvcore's crop, which cuts polygons at the border without shapely."""
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         """Cut (N, 2) polygons to the window; one may give several pieces, or none."""
@@ -42,26 +41,27 @@ class CropTransform(fvcore_transforms.CropTransform):
         ]
 
     def inverse(self) -> Transform:
-        """Padding back to `orig_w` x `orig_h`, which must have been given."""
-        _require_original_size(self)
-        right, bottom = self.orig_w - self.x0 - self.w, self.orig_h - self.y0 - self.h
-        return PadTransform(self.x0, self.y0, right, bottom, orig_w=self.w, orig_h=self.h)
+        """Padding back to the original size."""
+        end_xy = np.add((self.x0, self.y0), (self.w, self.h))
+        right_bottom = (_original_size(self) - end_xy).tolist()
+        return PadTransform(self.x0, self.y0, *right_bottom, self.w, self.h)
 
 
 class PadTransform(fvcore_transforms.PadTransform):
-    """fvcore's padding; its inverse is the crop above."""
+    """fvcore's padding, with the crop above as its inverse."""
 
     def inverse(self) -> Transform:
-        """Cropping back to `orig_w` x `orig_h`, which must have been given."""
-        _require_original_size(self)
-        width, height = self.orig_w + self.x0 + self.x1, self.orig_h + self.y0 + self.y1
-        return CropTransform(self.x0, self.y0, self.orig_w, self.orig_h, width, height)
+        """Cropping back to the original size."""
+        size_wh = _original_size(self)
+        padded_wh = size_wh + (self.x0 + self.x1, self.y0 + self.y1)
+        return CropTransform(self.x0, self.y0, *size_wh.tolist(), *padded_wh.tolist())
 
 
-def _require_original_size(transform: Transform) -> None:
-    assert transform.orig_w is not None and transform.orig_h is not None, (
-        f"{type(transform).__name__} can be inverted only if made with orig_w and orig_h"
-    )
+def _through_pil(img: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """The result of a function of PIL images; (H, W, 1) arrays keep their third axis."""
+    is_flat = img.ndim == 3 and img.shape[2] == 1
+    result = np.asarray(function(Image.fromarray(img[..., 0] if is_flat else img)))
+    return result[..., None] if is_flat else result
 
 
 class ExtentTransform(Transform):
@@ -85,21 +85,14 @@ class ExtentTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same form at `output_size`."""
-        height, width = self.output_size
-        single_channel = img.ndim == 3 and img.shape[2] == 1
-        image = Image.fromarray(img[:, :, 0] if single_channel else img)
-        result = image.transform(
-            size=(width, height),
-            method=Image.EXTENT,
-            data=self.src_rect,
-            resample=self.interp if interp is None else interp,
-            fill=self.fill,
-        )
-        return np.asarray(result)[..., None] if single_channel else np.asarray(result)
+        """(H, W), (H, W, 1) or (H, W, 3) uint8 -> the same at `output_size`."""
+        size_wh = self.output_size[::-1]
+        interp = self.interp if interp is None else interp
+        extent = (Image.EXTENT, self.src_rect, interp, self.fill)
+        return _through_pil(img, lambda image: image.transform(size_wh, *extent))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y; float arrays come back as float32, as upstream's do."""
+        """(N, 2) x, y -> (N, 2) float32, as upstream's."""
         height, width = self.output_size
         x0, y0, x1, y1 = self.src_rect
         coords = coords.astype(np.float32)
@@ -127,10 +120,7 @@ class ResizeTransform(Transform):
             raise ValueError(f"{self} was made for images of {self.h, self.w}, got {img.shape[:2]}")
         interp = self.interp if interp is None else interp
         if img.dtype == np.uint8 and (img.ndim == 2 or img.shape[2] in (1, 3, 4)):
-            single_channel = img.ndim == 3 and img.shape[2] == 1
-            image = Image.fromarray(img[:, :, 0] if single_channel else img)
-            result = np.asarray(image.resize((self.new_w, self.new_h), interp))
-            return result[:, :, None] if single_channel else result
+            return _through_pil(img, lambda image: image.resize((self.new_w, self.new_h), interp))
         return self._resize_by_torch(img, interp)
 
     def _resize_by_torch(self, img: np.ndarray, interp: int) -> np.ndarray:
@@ -150,9 +140,9 @@ class ResizeTransform(Transform):
         return result[:, :, 0] if img.ndim == 2 else result
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y, changed in place as fvcore's transforms do: integer arrays are truncated."""
-        coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)
-        coords[:, 1] = coords[:, 1] * (self.new_h * 1.0 / self.h)
+        """(N, 2) x, y, changed in place as fvcore's transforms do; integers are truncated."""
+        for axis, scale in enumerate((self.new_w / self.w, self.new_h / self.h)):
+            coords[:, axis] = coords[:, axis] * scale
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
@@ -165,7 +155,7 @@ class ResizeTransform(Transform):
 
 
 class RotationTransform(Transform):
-    """Rotate by `angle` degrees, anticlockwise on screen, about `center`."""
+    """Rotate by `angle` degrees, counterclockwise on screen, about `center`."""
 
     def __init__(
         self,
@@ -179,41 +169,33 @@ class RotationTransform(Transform):
         """
         Args:
             h, w: size of the input image.
-            expand: enlarge the output so that it holds the whole rotated image; the centre then
-                does not matter, since it only moves the result.
-            center: x, y in continuous coordinates; None: the image's centre.
+            expand: enlarge the output to fit the whole rotated image; the center is then unused.
+            center: x, y in continuous coordinates; None: the image's center.
             interp: OpenCV's interpolation for images, by default linear.
         """
         super().__init__()
-        image_center = np.array((w / 2, h / 2))
-        if center is None:
-            center = image_center
-        if interp is None:
-            interp = cv2.INTER_LINEAR
-        radians = np.deg2rad(angle)
-        cos, sin = abs(np.cos(radians)), abs(np.sin(radians))
-        bound_w, bound_h = w, h
-        if expand:
-            bound_w, bound_h = np.rint([h * sin + w * cos, h * cos + w * sin]).astype(int)
+        interp = cv2.INTER_LINEAR if interp is None else interp
         self._set_attributes(
             dict(h=h, w=w, angle=angle, expand=expand, center=center, interp=interp)
-            | dict(image_center=image_center, bound_w=int(bound_w), bound_h=int(bound_h))
         )
-        self.rm_coords = self._rotation_matrix(offset=0.0)
-        # OpenCV's coordinates are pixel indices: a pixel's centre is at i, not at i + 0.5
-        self.rm_image = self._rotation_matrix(offset=-0.5)
-
-    def _rotation_matrix(self, offset: float) -> np.ndarray:
-        """(2, 3) affine matrix in a frame whose coordinates are the continuous ones + offset."""
-        center = tuple(float(c) + offset for c in self.center)
-        matrix = cv2.getRotationMatrix2D(center, self.angle, 1)
-        if self.expand:
-            rotated_center = matrix @ np.append(self.image_center + offset, 1.0)
-            matrix[:, 2] += np.array([self.bound_w / 2, self.bound_h / 2]) + offset - rotated_center
-        return matrix
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        turn = np.array([[cos, sin], [-sin, cos]])
+        size_wh = np.array((w, h))
+        bound_wh = np.rint(np.abs(turn) @ size_wh).astype(int) if expand else size_wh
+        self.bound_w, self.bound_h = bound_wh.tolist()
+        if expand or center is None:
+            pivot, target = size_wh / 2, bound_wh / 2
+        else:
+            pivot = target = np.asarray(center, dtype=float)
+        # Affine matrices (2, 3) that turn about the pivot and move it to the target. That of images
+        # acts on pixel indices, where the center of a pixel is i, not i + 0.5.
+        self.rm_coords, self.rm_image = (
+            np.column_stack([turn, target + offset - turn @ (pivot + offset)])
+            for offset in (0.0, -0.5)
+        )
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """(h, w[, C]) -> (bound_h, bound_w[, C]); what lies outside the input is 0."""
+        """(h, w[, C]) -> (bound_h, bound_w[, C]), 0 outside the input."""
         if len(img) == 0 or self.angle % 360 == 0:
             return img
         if img.shape[:2] != (self.h, self.w):
@@ -222,8 +204,7 @@ class RotationTransform(Transform):
         source = img.astype(np.uint8) if img.dtype == bool else img
         size = (self.bound_w, self.bound_h)
         result = cv2.warpAffine(np.ascontiguousarray(source), self.rm_image, size, flags=interp)
-        result = result[:, :, None] if img.ndim == 3 and result.ndim == 2 else result
-        return result.astype(img.dtype, copy=False)
+        return result.reshape(*result.shape[:2], *img.shape[2:]).astype(img.dtype, copy=False)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(N, 2) x, y -> rotated (N, 2)."""
@@ -237,19 +218,19 @@ class RotationTransform(Transform):
         return self.apply_image(segmentation, interp=cv2.INTER_NEAREST)
 
     def inverse(self) -> Transform:
-        """Rotate back and crop what the two enlargements added; only where `expand` is True."""
+        """Rotating back and cropping what both rotations have added; needs `expand`."""
         if not self.expand:
             raise NotImplementedError(
-                "a rotation with expand=False loses the image's corners, so it has no inverse; "
-                "make it with expand=True"
+                "a rotation loses the image's corners unless it is made with expand=True"
             )
-        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
-        left, top = (back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2
-        return TransformList([back, CropTransform(left, top, self.w, self.h)])
+        size_hw, rotated_hw = np.array((self.h, self.w)), (self.bound_h, self.bound_w)
+        back = RotationTransform(*rotated_hw, -self.angle, interp=self.interp)
+        top, left = ((back.bound_h, back.bound_w) - size_hw) // 2
+        return TransformList([back, CropTransform(int(left), int(top), self.w, self.h)])
 
 
 class ColorTransform(Transform):
-    """Change pixel values by any function of the image; the geometry stays."""
+    """Change pixel values with a function of the image and keep the geometry."""
 
     def __init__(self, op: Callable[[np.ndarray], np.ndarray]):
         if not callable(op):
@@ -258,20 +239,16 @@ class ColorTransform(Transform):
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """The function's result."""
         return self.op(img)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Unchanged."""
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Unchanged."""
         return segmentation
 
     def inverse(self) -> Transform:
-        """No change of geometry to undo."""
-        return NoOpTransform()
+        return NoOpTransform()  # the geometry is unchanged
 
 
 class PILColorTransform(ColorTransform):

@@ -1,4 +1,4 @@
-"""Feature extractors: ResNets and feature pyramids."""
+"""Feature extractors: ResNets, VGG-16 and feature pyramids."""
 
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY, build_backbone
@@ -13,19 +13,3 @@ from .resnet import (
     make_stage,
 )
 from .vgg import VGG, build_vgg_backbone
-
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "FPN",
-    "ResNet",
-    "ResNetBlockBase",
-    "VGG",
-    "build_backbone",
-    "build_resnet_backbone",
-    "build_vgg_backbone",
-    "make_stage",
-]

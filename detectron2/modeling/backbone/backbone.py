@@ -1,12 +1,10 @@
-"""What every feature extractor offers to the networks built on it."""
+"""The interface of feature extractors."""
 
 from abc import ABCMeta, abstractmethod
 
 from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec
-
-__all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, metaclass=ABCMeta):
@@ -22,13 +20,8 @@ class Backbone(nn.Module, metaclass=ABCMeta):
 
     @property
     def size_divisibility(self) -> int:
-        """Number that the input's height and width must be multiples of; 0 if any size will do."""
+        """Height and width of the input must be multiples of this number; 0: any size."""
         return 0
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Further wishes for padding the input: `square_size`, the side of a square, if not 0."""
-        return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each output, by name."""

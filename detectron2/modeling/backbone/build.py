@@ -1,17 +1,12 @@
-"""Find and build the backbone that a configuration names."""
+"""Find and build the backbone that a config names."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.utils.registry import Registry
 
-__all__ = ["BACKBONE_REGISTRY", "build_backbone"]
-
+# Called as f(cfg, input_shape: ShapeSpec); each returns a Backbone.
 BACKBONE_REGISTRY = Registry("BACKBONE")
-BACKBONE_REGISTRY.__doc__ = """
-Functions or classes callable as `f(cfg, input_shape: ShapeSpec)` that return a `Backbone`;
-`MODEL.BACKBONE.NAME` chooses one.
-"""
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:

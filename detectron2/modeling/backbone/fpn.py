@@ -1,4 +1,4 @@
-"""Feature pyramid network: maps of equal width, each joining a fine map with the coarser ones."""
+"""Feature pyramid network: each output joins a fine map with the coarser ones."""
 
 import math
 from collections.abc import Sequence
@@ -15,19 +15,11 @@ from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.modeling.backbone.resnet_blocks import Norm
 
-__all__ = [
-    "FPN",
-    "LastLevelMaxPool",
-    "LastLevelP6P7",
-    "build_resnet_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-]
-
 FUSE_TYPES = ("sum", "avg")
 
 
 class FPN(Backbone):
-    """Pyramid over the maps of another backbone: p2, p3, ..., by the logarithm of their stride."""
+    """Pyramid over the maps of another backbone; level `p{n}` has stride 2 ** n."""
 
     def __init__(
         self,
@@ -37,17 +29,15 @@ class FPN(Backbone):
         norm: Norm = "",
         top_block: nn.Module | None = None,
         fuse_type: str = "sum",
-        square_pad: int = 0,
     ) -> None:
         """
         Args:
-            bottom_up: gives the maps `in_features`, from fine to coarse, each of half the size.
+            bottom_up: backbone with the maps `in_features`, each half as large as the one before.
             out_channels: of every output.
             norm: of every convolution; "" for none (then they have a bias).
-            top_block: makes coarser levels, as a list. Its `num_levels` says how many, its
-                `in_feature` which map it takes: one of `bottom_up`, or an output.
-            fuse_type: join levels by their "sum" or average ("avg").
-            square_pad: if not 0, the side of the square that images should be padded to.
+            top_block: returns a list of `num_levels` coarser maps. Its `in_feature` names its
+                input: a map of `bottom_up` or an output.
+            fuse_type: join levels by "sum" or "avg".
         """
         super().__init__()
         if fuse_type not in FUSE_TYPES:
@@ -99,16 +89,11 @@ class FPN(Backbone):
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
         self._size_divisibility = strides[-1]
-        self._square_pad = square_pad
         self._fuse_type = fuse_type
 
     @property
     def size_divisibility(self) -> int:
         return self._size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return {"square_size": self._square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> {"p2": (B, out, H / 4, W / 4), ...}.
@@ -145,7 +130,7 @@ def _check_strides(names: Sequence[str], strides: Sequence[int]) -> None:
 
 
 class LastLevelMaxPool(nn.Module):
-    """p6 as every second value of p5."""
+    """p6: every second value of p5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +143,7 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """p6 and p7 by 3x3 convolutions of stride 2, as in RetinaNet."""
+    """p6 and p7: 3x3 convolutions of stride 2, as in RetinaNet."""
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
         super().__init__()
@@ -175,27 +160,14 @@ class LastLevelP6P7(nn.Module):
         return [p6, self.p7(F.relu(p6))]
 
 
-def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
-    fpn = cfg.MODEL.FPN
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=fpn.IN_FEATURES,
-        out_channels=fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        top_block=top_block,
-        fuse_type=fpn.FUSE_TYPE,
-    )
-
-
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet with a pyramid whose last level is pooled: p2 to p6 with the default inputs."""
-    return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
-
-
-@BACKBONE_REGISTRY.register()
-def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet with a pyramid whose last two levels are convolved from res5: usually p3 to p7."""
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    channels = bottom_up.output_shape()["res5"].channels
-    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
+    """ResNet with a pyramid; its last level, usually p6, is pooled."""
+    return FPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,6 +1,6 @@
-"""ResNet of any depth, width and normalisation, with the names of Detectron2's checkpoints."""
+"""ResNet of any depth, width and normalization, with the names of Detectron2's checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,17 +16,6 @@ from detectron2.modeling.backbone.resnet_blocks import (
     DeformBottleneckBlock,
 )
 
-__all__ = [
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_resnet_backbone",
-    "make_stage",
-]
-
 ResNetBlockBase = CNNBlockBase
 
 # Blocks in res2, res3, res4, res5.
@@ -37,7 +26,7 @@ BLOCKS_PER_STAGE = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-# From this depth on blocks are bottlenecks, whose output has 4 times the channels of their middle.
+# From this depth on, blocks are bottlenecks: their output has 4 times the channels of the middle.
 BOTTLENECK_DEPTH = 50
 BOTTLENECK_EXPANSION = 4
 
@@ -55,11 +44,11 @@ class ResNet(Backbone):
     ) -> None:
         """
         Args:
-            stem: first layers; its `stride` and `out_channels` are read.
-            stages: blocks of res2, res3, ...; usually four of `make_stage`.
+            stem: first layers, with `stride` and `out_channels`.
+            stages: blocks of res2, res3, ...; usually four results of `make_stage`.
             num_classes: add average pooling and a linear classifier with this many outputs.
-            out_features: outputs that `forward` gives; by default the last. Stages that none of
-                them needs are left out of the network.
+            out_features: outputs of `forward`; by default the last. Stages that no output needs
+                are left out.
             freeze_at: see `freeze`.
         """
         super().__init__()
@@ -108,20 +97,20 @@ class ResNet(Backbone):
         """(B, C, H, W) -> {name: (B, channels, H / stride, W / stride)}; `linear`: (B, classes)."""
         if x.dim() != 4:
             raise ValueError(f"ResNet takes a batch (B, C, H, W); got shape {tuple(x.shape)}")
-        outputs = {}
+        return {name: y for name, y in self._outputs(x) if name in self._out_features}
+
+    def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and output of each part, from the stem on."""
         x = self.stem(x)
-        if "stem" in self._out_features:
-            outputs["stem"] = x
-        for name, stage in zip(self.stage_names, self.stages, strict=True):
-            x = stage(x)
-            if name in self._out_features:
-                outputs[name] = x
-        if self.num_classes is not None and "linear" in self._out_features:
-            outputs["linear"] = self.linear(self.avgpool(x).flatten(1))
-        return outputs
+        yield "stem", x
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+            yield name, x
+        if self.num_classes is not None:
+            yield "linear", self.linear(self.avgpool(x).flatten(1))
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
-        """Freeze the first stages for good: no gradient, normalisation as a fixed affine map.
+        """Freeze the first stages: no gradients, and normalization as a fixed affine map.
 
         Args:
             freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
@@ -143,11 +132,11 @@ class ResNet(Backbone):
         out_channels: int,
         **kwargs: Any,
     ) -> list[CNNBlockBase]:
-        """Blocks of one stage; all but the first take `out_channels` as their input.
+        """Blocks of one stage; the first takes `in_channels`, the others `out_channels`.
 
         Args:
-            kwargs: further arguments of `block_class`. A name that ends with `_per_block` holds
-                one value for each block, e.g. `stride_per_block=[2, 1, 1]`.
+            kwargs: further arguments of `block_class`. A name with the suffix `_per_block` has one
+                value for each block, e.g. `stride_per_block=[2, 1, 1]`.
         """
         per_block = {}
         for name in [name for name in kwargs if name.endswith("_per_block")]:
@@ -175,40 +164,34 @@ class ResNet(Backbone):
     def make_default_stages(
         depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs: Any
     ) -> list[list[CNNBlockBase]]:
-        """The four stages of a standard ResNet, at the usual widths, for a stem of 64 channels.
+        """Four stages of the standard widths, for a stem of 64 channels.
 
         Args:
-            depth: one of 18, 34, 50, 101, 152.
             block_class: by default `BasicBlock` below depth 50, else `BottleneckBlock`.
-            kwargs: further arguments of the blocks, but not strides and channels.
+            kwargs: further arguments of the blocks.
         """
         _check_depth(depth)
-        bottleneck = depth >= BOTTLENECK_DEPTH
-        if block_class is None:
-            block_class = BottleneckBlock if bottleneck else BasicBlock
-        stages = []
-        in_channels = 64
+        deep = depth >= BOTTLENECK_DEPTH
+        stages, channels = [], 64
         for i, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
             width = 64 * 2**i
-            out_channels = width * BOTTLENECK_EXPANSION if bottleneck else width
+            own = {"bottleneck_channels": width, **kwargs} if deep else kwargs
+            strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
             stages.append(
                 ResNet.make_stage(
-                    block_class,
+                    block_class or (BottleneckBlock if deep else BasicBlock),
                     num_blocks,
-                    stride_per_block=[1 if i == 0 else 2] + [1] * (num_blocks - 1),
-                    in_channels=in_channels,
-                    out_channels=out_channels,
-                    **({"bottleneck_channels": width} if bottleneck else {}),
-                    **kwargs,
+                    stride_per_block=strides,
+                    in_channels=channels,
+                    out_channels=width * BOTTLENECK_EXPANSION if deep else width,
+                    **own,
                 )
             )
-            in_channels = out_channels
+            channels = stages[-1][-1].out_channels
         return stages
 
 
-def make_stage(*args: Any, **kwargs: Any) -> list[CNNBlockBase]:
-    """`ResNet.make_stage` under its older name."""
-    return ResNet.make_stage(*args, **kwargs)
+make_stage = ResNet.make_stage  # its older name
 
 
 def _check_depth(depth: int) -> None:
@@ -226,9 +209,9 @@ def _check_blocks(name: str, blocks: Sequence[CNNBlockBase]) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """ResNet as `cfg.MODEL.RESNETS` and `cfg.MODEL.BACKBONE.FREEZE_AT` describe it.
+    """ResNet from `cfg.MODEL.RESNETS` and `cfg.MODEL.BACKBONE.FREEZE_AT`.
 
-    Channels are free at every depth: res2 has `RES2_OUT_CHANNELS`, each later stage twice as many.
+    At every depth, res2 has `RES2_OUT_CHANNELS` channels and each later stage twice as many.
     """
     resnets = cfg.MODEL.RESNETS
     _check_resnet_config(resnets)
@@ -238,7 +221,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     stages = []
     for i, num_blocks in enumerate(BLOCKS_PER_STAGE[resnets.DEPTH]):
         dilation = resnets.RES5_DILATION if i == 3 else 1
-        stride = 1 if i == 0 or dilation > 1 else 2  # dilation takes the place of the stride
+        stride = 1 if i == 0 or dilation > 1 else 2  # dilation replaces the stride
         block: dict[str, Any] = {"block_class": BasicBlock, "norm": resnets.NORM}
         if resnets.DEPTH >= BOTTLENECK_DEPTH:
             block |= {
@@ -291,6 +274,6 @@ def _check_resnet_config(resnets: CfgNode) -> None:
         for key, is_set in needs_bottleneck.items():
             if is_set:
                 raise ValueError(
-                    f"MODEL.RESNETS.{key}={resnets[key]} needs bottleneck blocks, which "
-                    f"MODEL.RESNETS.DEPTH={resnets.DEPTH} has not; use depth 50, 101 or 152"
+                    f"MODEL.RESNETS.{key}={resnets[key]} needs bottleneck blocks: set "
+                    f"MODEL.RESNETS.DEPTH to 50, 101 or 152, not {resnets.DEPTH}"
                 )

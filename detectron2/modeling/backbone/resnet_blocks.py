@@ -1,6 +1,7 @@
 """Stem and residual blocks of ResNets; submodule names are checkpoint keys."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from fvcore.nn.weight_init import c2_msra_fill
@@ -9,9 +10,7 @@ from torch.nn import functional as F
 
 from detectron2.layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, get_norm
 
-__all__ = ["BasicBlock", "BasicStem", "BottleneckBlock", "DeformBottleneckBlock"]
-
-# The name of a normalisation, as in MODEL.RESNETS.NORM, or a function from channels to a module.
+# Name of a normalization, as in MODEL.RESNETS.NORM, or a function: channels -> module.
 Norm = str | Callable[[int], nn.Module]
 
 
@@ -25,7 +24,7 @@ def _conv(
     dilation: int = 1,
     groups: int = 1,
 ) -> Conv2d:
-    """Convolution without bias, padded to keep its size, normalised, initialised for a ReLU."""
+    """Convolution without bias, padded to keep the size, with a norm, initialized for a ReLU."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -54,7 +53,7 @@ class BasicStem(CNNBlockBase):
 
 
 class _ResidualBlock(CNNBlockBase):
-    """Base of blocks that add their input, projected by `shortcut` where channels change."""
+    """Base of blocks that add their input, projected by `shortcut` if the channels change."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: Norm):
         super().__init__(in_channels, out_channels, stride)
@@ -88,8 +87,8 @@ class BottleneckBlock(_ResidualBlock):
     Args:
         bottleneck_channels: channels of the 3x3 convolution.
         num_groups, dilation: of the 3x3 convolution.
-        stride_in_1x1: give the stride to the first 1x1 convolution, as MSRA's weights need, and not
-            to the 3x3 one, as torchvision's need.
+        stride_in_1x1: put the stride into the first 1x1 convolution, for MSRA's weights, instead
+            of the 3x3 one, for torchvision's.
     """
 
     def __init__(
@@ -107,27 +106,28 @@ class BottleneckBlock(_ResidualBlock):
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv(in_channels, bottleneck_channels, 1, stride=stride_1x1, norm=norm)
-        self.conv2 = _conv(
-            bottleneck_channels,
-            bottleneck_channels,
-            3,
-            stride=stride_3x3,
-            dilation=dilation,
-            groups=num_groups,
-            norm=norm,
+        self._add_conv2(
+            bottleneck_channels, norm, stride=stride_3x3, dilation=dilation, groups=num_groups
         )
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm=norm)
+
+    def _add_conv2(self, channels: int, norm: Norm, **options: int) -> None:
+        self.conv2 = _conv(channels, channels, 3, norm=norm, **options)
+
+    def _middle(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x))))), x)
+        return self.join(self.conv3(F.relu_(self._middle(F.relu_(self.conv1(x))))), x)
 
 
-class DeformBottleneckBlock(_ResidualBlock):
-    """`BottleneckBlock` whose 3x3 convolution is deformable: it samples where `conv2_offset` says.
+class DeformBottleneckBlock(BottleneckBlock):
+    """`BottleneckBlock` whose 3x3 convolution is deformable: `conv2_offset` moves its samples.
 
     Args:
-        deform_modulated: learn a weight for each sample too (deformable convolution v2).
-        deform_num_groups: groups of channels that have their own offsets.
+        deform_modulated: also learn a weight for each sample (deformable convolution v2).
+        deform_num_groups: groups of channels with their own offsets.
+        kwargs: of `BottleneckBlock`.
     """
 
     def __init__(
@@ -135,52 +135,36 @@ class DeformBottleneckBlock(_ResidualBlock):
         in_channels: int,
         out_channels: int,
         *,
-        bottleneck_channels: int,
-        stride: int = 1,
-        num_groups: int = 1,
-        norm: Norm = "BN",
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
         deform_modulated: bool = False,
         deform_num_groups: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
         self.deform_modulated = deform_modulated
-        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = _conv(in_channels, bottleneck_channels, 1, stride=stride_1x1, norm=norm)
-        samples = 3 * 3
-        self.conv2_offset = Conv2d(  # y and x for each sample, and its weight
-            bottleneck_channels,
-            samples * (3 if deform_modulated else 2) * deform_num_groups,
-            kernel_size=3,
-            stride=stride_3x3,
-            padding=dilation,
-            dilation=dilation,
-        )
-        deformable = ModulatedDeformConv if deform_modulated else DeformConv
-        self.conv2 = deformable(
-            bottleneck_channels,
-            bottleneck_channels,
-            kernel_size=3,
-            stride=stride_3x3,
-            padding=dilation,
-            bias=False,
-            groups=num_groups,
-            dilation=dilation,
-            deformable_groups=deform_num_groups,
-            norm=get_norm(norm, bottleneck_channels),
-        )
-        self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm=norm)
+        self.deform_num_groups = deform_num_groups
+        super().__init__(in_channels, out_channels, **kwargs)
         c2_msra_fill(self.conv2)
         # Zero offsets: training starts from the plain convolution.
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.conv1(x))
-        if self.deform_modulated:
-            first, second, weight = self.conv2_offset(out).chunk(3, dim=1)
-            out = self.conv2(out, torch.cat([first, second], dim=1), weight.sigmoid())
-        else:
-            out = self.conv2(out, self.conv2_offset(out))
-        return self.join(self.conv3(F.relu_(out)), x)
+    def _add_conv2(self, channels: int, norm: Norm, *, groups: int, **options: int) -> None:
+        options |= {"kernel_size": 3, "padding": options["dilation"]}
+        numbers = 9 * (3 if self.deform_modulated else 2)  # y, x (and weight) of each sample
+        self.conv2_offset = Conv2d(channels, numbers * self.deform_num_groups, **options)
+        deformable = ModulatedDeformConv if self.deform_modulated else DeformConv
+        self.conv2 = deformable(
+            channels,
+            channels,
+            bias=False,
+            groups=groups,
+            deformable_groups=self.deform_num_groups,
+            norm=get_norm(norm, channels),
+            **options,
+        )
+
+    def _middle(self, x: Tensor) -> Tensor:
+        offsets = self.conv2_offset(x)
+        if not self.deform_modulated:
+            return self.conv2(x, offsets)
+        first, second, weight = offsets.chunk(3, dim=1)
+        return self.conv2(x, torch.cat([first, second], dim=1), weight.sigmoid())

@@ -1,4 +1,4 @@
-"""VGG-16 without its last pooling, in the numbering of torchvision's weights."""
+"""VGG-16 without its last pooling, with the layer numbers of torchvision's weights."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 
-__all__ = ["VGG", "build_vgg_backbone"]
-
-# Channels of the 3x3 convolutions of each stage; there is a 2x2 max pooling between stages.
+# Channels of the 3x3 convolutions of each stage. Between stages is a 2x2 max pooling.
 STAGES_16 = {
     "conv1": (64, 64),
     "conv2": (128, 128),
@@ -38,7 +36,7 @@ class VGG(Backbone):
     ) -> None:
         """
         Args:
-            out_features: outputs that `forward` gives. Stages that none of them needs are left out.
+            out_features: outputs of `forward`. Stages that no output needs are left out.
             freeze_at: 0 freezes nothing, 1 conv1, 2 conv1 and conv2, and so on.
         """
         super().__init__()

@@ -1,13 +1,4 @@
-"""Class-agnostic proposals of boxes for the second stage."""
+"""Boxes without a class, proposed to the second stage."""
 
 from .build import PROPOSAL_GENERATOR_REGISTRY, build_proposal_generator
 from .rpn import RPN, RPN_HEAD_REGISTRY, StandardRPNHead, build_rpn_head
-
-__all__ = [
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "RPN",
-    "RPN_HEAD_REGISTRY",
-    "StandardRPNHead",
-    "build_proposal_generator",
-    "build_rpn_head",
-]

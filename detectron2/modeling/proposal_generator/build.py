@@ -1,4 +1,4 @@
-"""Find and build the proposal generator that a configuration names."""
+"""Find and build the proposal generator that a config names."""
 
 from torch import nn
 
@@ -6,13 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 
-__all__ = ["PROPOSAL_GENERATOR_REGISTRY", "build_proposal_generator"]
-
+# Called as f(cfg, input_shape: dict[str, ShapeSpec]); images, maps -> proposals, losses.
 PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")
-PROPOSAL_GENERATOR_REGISTRY.__doc__ = """
-Networks from feature maps to proposals, callable as `f(cfg, input_shape: dict[str, ShapeSpec])`;
-`MODEL.PROPOSAL_GENERATOR.NAME` chooses one.
-"""
 
 PRECOMPUTED = "PrecomputedProposals"
 
@@ -20,7 +15,7 @@ PRECOMPUTED = "PrecomputedProposals"
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:
     """Proposal generator `cfg.MODEL.PROPOSAL_GENERATOR.NAME` for a backbone of this output.
 
-    None for "PrecomputedProposals": each input then holds its own (`MODEL.LOAD_PROPOSALS`).
+    None for "PrecomputedProposals": the inputs have proposals (`MODEL.LOAD_PROPOSALS`).
     """
     name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
     if name == PRECOMPUTED:

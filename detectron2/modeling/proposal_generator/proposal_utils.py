@@ -8,13 +8,7 @@ from torch import Tensor
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 
-__all__ = [
-    "add_ground_truth_to_proposals",
-    "add_ground_truth_to_proposals_single_image",
-    "find_top_rpn_proposals",
-]
-
-# The logit of a probability of nearly 1: what the ground truth gets as its objectness.
+# Objectness of the ground truth: the logit of a probability of nearly 1.
 GROUND_TRUTH_PROBABILITY = 1.0 - 1e-10
 GROUND_TRUTH_LOGIT = math.log(GROUND_TRUTH_PROBABILITY / (1 - GROUND_TRUTH_PROBABILITY))
 
@@ -29,16 +23,16 @@ def find_top_rpn_proposals(
     min_box_size: float,
     training: bool,
 ) -> list[Instances]:
-    """The best boxes of each image: the best of each level, those clipped and thinned by NMS.
+    """The best boxes of each image: top scores of each level, clipped, after NMS.
 
     Args:
         proposals: for each level (N, A, 4) boxes in input pixels.
         pred_objectness_logits: for each level (N, A).
         image_sizes: (height, width) of each image.
-        nms_thresh: a box goes if a better one of its level overlaps it by more (IoU).
-        pre_nms_topk: boxes that are kept of each level and image before NMS.
-        post_nms_topk: boxes that are kept of each image after NMS, over all levels.
-        min_box_size: boxes are kept whose sides, in the image, are longer than this, in pixels.
+        nms_thresh: drop a box if a better one of its level overlaps it by a larger IoU.
+        pre_nms_topk: boxes to keep of each level and image before NMS.
+        post_nms_topk: boxes to keep of each image after NMS, over all levels.
+        min_box_size: keep boxes whose sides, after clipping, are longer than this, in pixels.
         training: raise FloatingPointError if a prediction is infinite or NaN; otherwise drop it.
 
     Returns:
@@ -60,8 +54,8 @@ def find_top_rpn_proposals(
         if not finite.all():
             if training:
                 raise FloatingPointError(
-                    "predicted proposals are infinite or NaN: the training has diverged. Lower "
-                    "SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or clip gradients "
+                    "training has diverged: some proposals are infinite or NaN. Lower "
+                    "SOLVER.BASE_LR, increase SOLVER.WARMUP_ITERS, or clip gradients "
                     "(SOLVER.CLIP_GRADIENTS)"
                 )
             coordinates, scores = coordinates[finite], scores[finite]
@@ -78,7 +72,7 @@ def find_top_rpn_proposals(
 
 
 def _at_most(count: int, limit: int) -> int:
-    """The smaller number; `count` is a tensor while a function is traced, and stays one."""
+    """The smaller number; in a trace, `count` is a tensor and stays one."""
     return count.clamp(max=limit) if isinstance(count, Tensor) else min(count, limit)
 
 
@@ -88,33 +82,26 @@ def add_ground_truth_to_proposals(
     """Proposals of each image, followed by its ground-truth boxes.
 
     Args:
-        gt: for each image, Instances with `gt_boxes`, or the boxes alone.
-        proposals: for each image Instances with `proposal_boxes` and `objectness_logits`; any other
-            field must be one of `gt` too.
+        gt: for each image, Instances with `gt_boxes`, or just the boxes.
+        proposals: for each image, Instances with `proposal_boxes` and `objectness_logits`; `gt`
+            must have all their other fields.
     """
     if len(proposals) != len(gt):
         raise ValueError(f"got proposals of {len(proposals)} images, ground truth of {len(gt)}")
-    return [
-        add_ground_truth_to_proposals_single_image(own_gt, own_proposals)
-        for own_gt, own_proposals in zip(gt, proposals, strict=True)
-    ]
+    return [_append(own_gt, own) for own_gt, own in zip(gt, proposals, strict=True)]
 
 
-def add_ground_truth_to_proposals_single_image(
-    gt: Instances | Boxes, proposals: Instances
-) -> Instances:
-    """`add_ground_truth_to_proposals` for one image."""
+def _append(gt: Instances | Boxes, proposals: Instances) -> Instances:
     fields = {"gt_boxes": gt} if isinstance(gt, Boxes) else gt.get_fields()
-    boxes = fields["gt_boxes"]
-    logits = proposals.objectness_logits
-    added = Instances(proposals.image_size, **fields)
-    added.proposal_boxes = boxes
-    added.objectness_logits = logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
-    missing = [name for name in proposals.get_fields() if not added.has(name)]
+    boxes, logits = fields["gt_boxes"], proposals.objectness_logits
+    fields = fields | {
+        "proposal_boxes": boxes,
+        "objectness_logits": logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT),
+    }
+    missing = [name for name in proposals.get_fields() if name not in fields]
     if missing:
-        # Upstream parity: an AssertionError is what callers expect here.
+        # Upstream parity: callers expect an AssertionError here.
         raise AssertionError(
-            f"the proposals have the fields {missing}, the ground truth has not: it cannot be "
-            "added to them"
+            f"cannot append the ground truth to the proposals: it lacks their fields {missing}"
         )
-    return Instances.cat([proposals, added])
+    return Instances.cat([proposals, Instances(proposals.image_size, **fields)])

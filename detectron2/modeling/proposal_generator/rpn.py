@@ -1,4 +1,4 @@
-"""Region proposal network: for each anchor, whether it holds an object and where its box is."""
+"""Region proposal network: for each anchor, the score and the box of an object."""
 
 from typing import Any
 
@@ -19,13 +19,8 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
 from detectron2.utils.registry import Registry
 
-__all__ = ["RPN", "RPN_HEAD_REGISTRY", "StandardRPNHead", "build_rpn_head"]
-
+# Called as f(cfg, input_shape: list[ShapeSpec]); maps -> objectness and deltas of each anchor.
 RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
-RPN_HEAD_REGISTRY.__doc__ = """
-Networks from feature maps to objectness and deltas of each anchor, callable as
-`f(cfg, input_shape: list[ShapeSpec])`; `MODEL.RPN.HEAD_NAME` chooses one.
-"""
 
 BACKGROUND, FOREGROUND, IGNORED = 0, 1, -1
 
@@ -37,7 +32,7 @@ def build_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
 
 @RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
-    """3x3 convolutions, then 1x1 ones for objectness and deltas; the same for all maps."""
+    """3x3 convolutions, then 1x1 convolutions for objectness and deltas, shared by all maps."""
 
     @configurable
     def __init__(
@@ -48,7 +43,7 @@ class StandardRPNHead(nn.Module):
             in_channels: channels of every map.
             num_anchors: anchors at each cell of every map.
             box_dim: numbers of one box.
-            conv_dims: channels of the 3x3 convolutions, -1 for as many as there were before.
+            conv_dims: channels of the 3x3 convolutions; -1 keeps the number.
         """
         super().__init__()
         convs = []
@@ -63,7 +58,7 @@ class StandardRPNHead(nn.Module):
                 Conv2d(channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU())
             )
             channels = out_channels
-        # Upstream parity: one convolution has the key `conv.weight`, several `conv.conv0.weight`.
+        # Upstream parity: one convolution has the keys `conv.*`, several have `conv.conv0.*`.
         self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
         if len(convs) != 1:
             for i, conv in enumerate(convs):
@@ -94,13 +89,13 @@ class StandardRPNHead(nn.Module):
 
 def _the_same(values: list[int], what: str) -> int:
     if len(set(values)) != 1:
-        raise ValueError(f"one RPN head serves all maps of MODEL.RPN.IN_FEATURES: {what} {values}")
+        raise ValueError(f"MODEL.RPN.IN_FEATURES: one head for all maps, but {what} {values}")
     return values[0]
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
-    """Propose the anchors that look like objects, moved to where their objects are."""
+    """Propose the anchors with the best scores, moved to the predicted boxes."""
 
     @configurable
     def __init__(
@@ -125,15 +120,15 @@ class RPN(nn.Module):
         """
         Args:
             in_features: names of the maps, from fine to coarse.
-            head: maps -> logits and deltas, as `StandardRPNHead` gives them.
+            head: maps -> logits and deltas, as in `StandardRPNHead`.
             anchor_generator: maps -> anchors.
             anchor_matcher: labels anchors by their IoU with the ground truth.
-            batch_size_per_image: anchors that the losses are computed on.
-            positive_fraction: the largest part of these that may be foreground.
-            pre_nms_topk, post_nms_topk: in training and in testing, see `find_top_rpn_proposals`.
+            batch_size_per_image: anchors to compute losses on.
+            positive_fraction: largest part of these that may be foreground.
+            pre_nms_topk, post_nms_topk: for training and for testing, see `find_top_rpn_proposals`.
             nms_thresh, min_box_size: see `find_top_rpn_proposals`.
-            anchor_boundary_thresh: ignore anchors in training that reach further than this many
-                pixels out of the image; below 0 none is ignored.
+            anchor_boundary_thresh: in training, ignore anchors that leave the image by more than
+                this many pixels; below 0, ignore none.
             loss_weight: of both losses, or of each by its name.
             box_reg_loss_type, smooth_l1_beta: see `box_regression_losses`.
         """
@@ -145,7 +140,7 @@ class RPN(nn.Module):
         self.box2box_transform = box2box_transform
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        # by self.training
+        # Keys are values of self.training.
         self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
         self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
         self.nms_thresh = nms_thresh
@@ -194,13 +189,13 @@ class RPN(nn.Module):
         """Proposals of each image, and in training the losses.
 
         Args:
-            images: only their sizes are read.
+            images: only their sizes are used.
             features: maps by name, (N, C, H, W).
-            gt_instances: with `gt_boxes`; needed in training.
+            gt_instances: for training, with `gt_boxes`.
 
         Returns:
-            Instances with `proposal_boxes` and `objectness_logits`, best first and without
-            gradient; and `loss_rpn_cls`, `loss_rpn_loc`, or no losses in testing.
+            Instances with `proposal_boxes` and `objectness_logits`, best first, without gradient;
+            and `loss_rpn_cls`, `loss_rpn_loc`, or no losses in testing.
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
@@ -224,7 +219,7 @@ class RPN(nn.Module):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Training targets of each image, with a random sample of anchors to train on.
+        """Training targets of each image, for a random sample of anchors.
 
         Args:
             anchors: of each map, R in all.
@@ -232,7 +227,7 @@ class RPN(nn.Module):
 
         Returns:
             for each image (R,) int8 labels: 1 foreground, 0 background, -1 not trained on; and
-            (R, 4) ground-truth boxes, which mean something for foreground only.
+            (R, 4) ground-truth boxes, which are meaningless except for foreground.
         """
         all_anchors = Boxes.cat(anchors)
         labels, matched_boxes = [], []
@@ -244,22 +239,17 @@ class RPN(nn.Module):
             if self.anchor_boundary_thresh >= 0:
                 inside = all_anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
                 own_labels[~inside] = IGNORED
-            labels.append(self._subsample_labels(own_labels))
+            positive, negative = subsample_labels(
+                own_labels, self.batch_size_per_image, self.positive_fraction, BACKGROUND
+            )
+            own_labels.fill_(IGNORED)
+            own_labels[positive], own_labels[negative] = FOREGROUND, BACKGROUND
+            labels.append(own_labels)
             if len(gt_boxes) == 0:
                 matched_boxes.append(torch.zeros_like(all_anchors.tensor))
             else:
                 matched_boxes.append(gt_boxes[matches.to(gt_boxes.device)].tensor)
         return labels, matched_boxes
-
-    def _subsample_labels(self, labels: Tensor) -> Tensor:
-        """The same labels, in place, but -1 outside of a random sample."""
-        positive, negative = subsample_labels(
-            labels, self.batch_size_per_image, self.positive_fraction, BACKGROUND
-        )
-        labels.fill_(IGNORED)
-        labels[positive] = FOREGROUND
-        labels[negative] = BACKGROUND
-        return labels
 
     def losses(
         self,
@@ -269,7 +259,7 @@ class RPN(nn.Module):
         pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
-        """`loss_rpn_cls` and `loss_rpn_loc`, both divided by the number of anchors to be sampled.
+        """`loss_rpn_cls` and `loss_rpn_loc`, divided by the number of anchors to sample.
 
         Args:
             anchors: of each map.
@@ -313,10 +303,15 @@ class RPN(nn.Module):
     ) -> list[Instances]:
         """The best proposals of each image; see `find_top_rpn_proposals`.
 
-        No gradient: for the second stage the boxes are given, though the network made them.
+        Without gradient: the second stage treats the boxes as constants.
         """
+        proposals = []
+        for own_anchors, deltas in zip(anchors, pred_anchor_deltas, strict=True):
+            sources = own_anchors.tensor.expand(len(deltas), -1, -1)
+            boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), sources.flatten(0, 1))
+            proposals.append(boxes.view_as(deltas))
         return find_top_rpn_proposals(
-            self._decode_proposals(anchors, pred_anchor_deltas),
+            proposals,
             pred_objectness_logits,
             image_sizes,
             self.nms_thresh,
@@ -325,14 +320,3 @@ class RPN(nn.Module):
             self.min_box_size,
             self.training,
         )
-
-    def _decode_proposals(
-        self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]
-    ) -> list[Tensor]:
-        """For each map (N, A, 4) boxes that the deltas lead to."""
-        proposals = []
-        for own_anchors, deltas in zip(anchors, pred_anchor_deltas, strict=True):
-            sources = own_anchors.tensor.expand(deltas.shape[0], -1, -1)
-            boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), sources.flatten(0, 1))
-            proposals.append(boxes.view_as(deltas))
-        return proposals

@@ -16,20 +16,3 @@ from .roi_heads import (
     build_roi_heads,
     select_foreground_proposals,
 )
-
-__all__ = [
-    "BaseMaskRCNNHead",
-    "FastRCNNConvFCHead",
-    "FastRCNNOutputLayers",
-    "MaskRCNNConvUpsampleHead",
-    "ROIHeads",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "Res5ROIHeads",
-    "StandardROIHeads",
-    "build_box_head",
-    "build_mask_head",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]

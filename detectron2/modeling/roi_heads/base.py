@@ -1,4 +1,4 @@
-"""What all second stages share: labelling proposals, and sampling those to train on."""
+"""Base of the second stages: label proposals and sample those to train on."""
 
 from typing import Any
 
@@ -9,25 +9,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
-from detectron2.modeling.sampling import subsample_labels
+from detectron2.modeling.sampling import IGNORED, subsample_labels
 from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
-__all__ = [
-    "ROI_HEADS_REGISTRY",
-    "Features",
-    "Output",
-    "ROIHeads",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]
-
+# Subclasses of ROIHeads, called as f(cfg, input_shape: dict[str, ShapeSpec]).
 ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
-ROI_HEADS_REGISTRY.__doc__ = """
-Subclasses of `ROIHeads`, callable as `f(cfg, input_shape: dict[str, ShapeSpec])`;
-`MODEL.ROI_HEADS.NAME` chooses one.
-"""
 
 Features = dict[str, Tensor]  # maps (N, C, H, W) by name
 Output = tuple[list[Instances], dict[str, Tensor]]  # detections and losses
@@ -41,7 +29,7 @@ def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> "ROIHead
 def select_foreground_proposals(
     proposals: list[Instances], bg_label: int
 ) -> tuple[list[Instances], list[Tensor]]:
-    """The proposals of each image that have a class, and (R,) bool which they are.
+    """Foreground proposals of each image, and (R,) bool masks that select them.
 
     Args:
         proposals: of each image, with `gt_classes`: `bg_label` for background, -1 for ignored.
@@ -53,7 +41,7 @@ def select_foreground_proposals(
 
 
 class ROIHeads(nn.Module):
-    """Base of all RoI heads: labels proposals and samples those to train on.
+    """Base of all RoI heads: label proposals and sample those to train on.
 
     A subclass defines `forward(images, features, proposals, targets=None)`, which returns the
     detections of each image and a dict of losses.
@@ -72,8 +60,8 @@ class ROIHeads(nn.Module):
         """
         Args:
             num_classes: K, without the background.
-            batch_size_per_image: proposals that are sampled in training.
-            positive_fraction: the largest part of these that may be foreground.
+            batch_size_per_image: proposals to sample in training.
+            positive_fraction: largest part of these that may be foreground.
             proposal_matcher: labels proposals by their IoU with the ground truth.
             proposal_append_gt: also sample from the ground-truth boxes.
         """
@@ -100,38 +88,41 @@ class ROIHeads(nn.Module):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """A random sample of each image's proposals, with what they should become.
+        """A random sample of each image's proposals, with training targets.
 
         Args:
             proposals: of each image, with `proposal_boxes` and `objectness_logits`.
             targets: of each image, with `gt_boxes`, `gt_classes` and any other `gt_*` fields.
 
         Returns:
-            proposals with `gt_classes` (K for background), foreground first; where the image has
-            ground truth also with the other `gt_*` fields of the matches, which mean nothing for
-            background.
+            proposals with `gt_classes` (K for background), foreground first. If the image has
+            ground truth, they also have the other `gt_*` fields of their matches, which are
+            meaningless for background.
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
-        sampled, num_background = [], []
-        for own_proposals, own_targets in zip(proposals, targets, strict=True):
-            qualities = pairwise_iou(own_targets.gt_boxes, own_proposals.proposal_boxes)
-            matches, labels = self.proposal_matcher(qualities)
-            index, classes = self._sample_proposals(matches, labels, own_targets.gt_classes)
-            chosen = own_proposals[index]
-            chosen.gt_classes = classes
-            if len(own_targets) > 0:
-                for name, value in own_targets.get_fields().items():
-                    if name.startswith("gt_") and not chosen.has(name):
-                        chosen.set(name, value[matches[index]])
-            sampled.append(chosen)
-            num_background.append((classes == self.num_classes).sum().item())
-        num_images = max(len(sampled), 1)
-        num_foreground = sum(len(chosen) for chosen in sampled) - sum(num_background)
-        storage = get_event_storage()
-        storage.put_scalar("roi_head/num_fg_samples", num_foreground / num_images)
-        storage.put_scalar("roi_head/num_bg_samples", sum(num_background) / num_images)
+        sampled = [
+            self._sample_image(own_proposals, own_targets)
+            for own_proposals, own_targets in zip(proposals, targets, strict=True)
+        ]
+        counts = [(len(x), int((x.gt_classes == self.num_classes).sum())) for x in sampled]
+        storage, num_images = get_event_storage(), max(len(sampled), 1)
+        foreground = sum(total - background for total, background in counts)
+        storage.put_scalar("roi_head/num_fg_samples", foreground / num_images)
+        storage.put_scalar("roi_head/num_bg_samples", sum(b for _, b in counts) / num_images)
         return sampled
+
+    def _sample_image(self, proposals: Instances, targets: Instances) -> Instances:
+        quality = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)
+        matches, labels = self.proposal_matcher(quality)
+        index, classes = self._sample_proposals(matches, labels, targets.gt_classes)
+        sample = proposals[index]
+        sample.gt_classes = classes
+        if len(targets) == 0:
+            return sample
+        given = {n: v for n, v in targets.get_fields().items() if n.startswith("gt_")}
+        truth = {name: values[matches[index]] for name, values in given.items()}
+        return Instances(sample.image_size, **(truth | sample.get_fields()))
 
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
@@ -142,16 +133,16 @@ class ROIHeads(nn.Module):
             matched_idxs, matched_labels: (N,), see `Matcher`.
             gt_classes: (M,) of the ground truth.
         """
-        if gt_classes.numel() > 0:
-            classes = gt_classes[matched_idxs]
-            classes[matched_labels == 0] = self.num_classes
-            classes[matched_labels == -1] = -1
-        else:
-            classes = torch.full_like(matched_idxs, self.num_classes)
-        foreground, background = subsample_labels(
-            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        classes = torch.full_like(matched_idxs, self.num_classes)
+        if len(gt_classes) > 0:
+            is_foreground, is_ignored = matched_labels == 1, matched_labels == IGNORED
+            classes[is_foreground] = gt_classes[matched_idxs[is_foreground]]
+            classes[is_ignored] = IGNORED
+        index = torch.cat(
+            subsample_labels(
+                classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+            )
         )
-        index = torch.cat([foreground, background])
         return index, classes[index]
 
     def forward(

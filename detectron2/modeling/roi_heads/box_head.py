@@ -1,4 +1,4 @@
-"""Features of a region, before its class and box are predicted."""
+"""Features of regions for the prediction of classes and boxes."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 
-__all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
-
+# Called as f(cfg, input_shape: ShapeSpec); have an output_shape; pooled -> predictor features.
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
-ROI_BOX_HEAD_REGISTRY.__doc__ = """
-Networks from pooled features to the box predictor's input, callable as
-`f(cfg, input_shape: ShapeSpec)` and with an `output_shape`; `MODEL.ROI_BOX_HEAD.NAME` chooses one.
-"""
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -93,7 +88,7 @@ class FastRCNNConvFCHead(nn.Sequential):
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Shape of the output; only channels after fully connected layers."""
+        """Shape of the output; after fully connected layers, only channels."""
         return self._output_shape
 
 

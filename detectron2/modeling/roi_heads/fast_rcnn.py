@@ -1,4 +1,4 @@
-"""Classes and boxes of regions: the last layers of Fast R-CNN, their losses and their results."""
+"""The last layers of Fast R-CNN: classes and boxes of regions, losses and detections."""
 
 from typing import Any
 
@@ -16,8 +16,6 @@ from detectron2.modeling.box_regression import (
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
-__all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference", "fast_rcnn_inference_single_image"]
-
 
 def fast_rcnn_inference(
     boxes: list[Tensor],
@@ -27,7 +25,7 @@ def fast_rcnn_inference(
     nms_thresh: float,
     topk_per_image: int,
 ) -> tuple[list[Instances], list[Tensor]]:
-    """`fast_rcnn_inference_single_image` for each image: their detections, and their indices."""
+    """`fast_rcnn_inference_single_image` for each image: detections and regions of all."""
     results = [
         fast_rcnn_inference_single_image(
             own_boxes, own_scores, shape, score_thresh, nms_thresh, topk_per_image
@@ -45,20 +43,20 @@ def fast_rcnn_inference_single_image(
     nms_thresh: float,
     topk_per_image: int,
 ) -> tuple[Instances, Tensor]:
-    """The detections of an image: scored well enough, and best of their class where they are.
+    """Detections of one image: scores above a threshold, after NMS within each class.
 
     Args:
-        boxes: (R, K * 4) boxes of each class, or (R, 4) of all, in input pixels. Regions with
-            infinite or NaN values are left out.
-        scores: (R, K + 1) probabilities, of the background last.
-        image_shape: (height, width), to which boxes are clipped.
-        score_thresh: detections have a higher score.
-        nms_thresh: a detection goes if a better one of its class overlaps it by more (IoU).
-        topk_per_image: the best that are kept; all if negative.
+        boxes: (R, K * 4) boxes for each class, or (R, 4) for all, in input pixels. Regions with
+            infinite or NaN values are dropped.
+        scores: (R, K + 1) probabilities, the background last.
+        image_shape: (height, width) to clip boxes to.
+        score_thresh: keep detections with a higher score.
+        nms_thresh: drop a detection if a better one of its class overlaps it by a larger IoU.
+        topk_per_image: number of best detections to keep; all if negative.
 
     Returns:
-        Instances with `pred_boxes`, `scores` and `pred_classes` (int64), best first; and the region
-        (int64) that each comes from.
+        Instances with `pred_boxes`, `scores` and `pred_classes` (int64), best first, and the index
+        (int64) of the region of each.
     """
     regions = torch.arange(len(scores), device=scores.device)
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
@@ -85,29 +83,27 @@ def fast_rcnn_inference_single_image(
 def _log_classification_stats(
     pred_logits: Tensor, gt_classes: Tensor, prefix: str = "fast_rcnn"
 ) -> None:
-    """Put accuracy over all, accuracy over foreground and missed foreground into the storage."""
+    """Record the accuracy, that of foreground, and the part of foreground that is missed."""
     if gt_classes.numel() == 0:
         return
     background = pred_logits.shape[1] - 1
     predicted = pred_logits.argmax(dim=1)
+    is_right = predicted == gt_classes
+    stats = {"cls_accuracy": is_right.float().mean().item()}
     foreground = (gt_classes >= 0) & (gt_classes < background)
-    right = predicted == gt_classes
-    storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", right.float().mean().item())
-    num_foreground = int(foreground.sum())
-    if num_foreground > 0:
-        missed = (predicted[foreground] == background).sum().item()
-        accuracy = right[foreground].sum().item() / num_foreground
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", accuracy)
-        storage.put_scalar(f"{prefix}/false_negative", missed / num_foreground)
+    if count := int(foreground.sum()):
+        stats["fg_cls_accuracy"] = is_right[foreground].sum().item() / count
+        stats["false_negative"] = (predicted[foreground] == background).sum().item() / count
+    for name, value in stats.items():
+        get_event_storage().put_scalar(f"{prefix}/{name}", value)
 
 
 class FastRCNNOutputLayers(nn.Module):
-    """Two linear layers: scores of K classes and background, and deltas of the box.
+    """Two linear layers: scores of K classes and the background, and deltas of boxes.
 
-    Predictions are the pair of (R, K + 1) logits and (R, K * 4) or (R, 4) deltas of the regions of
-    all images, in order. To weigh or drop regions in the losses, override `losses_per_roi`; to
-    change the results, `predict_boxes`, `predict_probs` or `inference`.
+    Predictions are (R, K + 1) logits and (R, K * 4) or (R, 4) deltas for the regions of all images,
+    in order. Override `losses_per_roi` to weight or drop regions in the losses, and
+    `predict_boxes`, `predict_probs` or `inference` to change the detections.
     """
 
     @configurable
@@ -127,7 +123,7 @@ class FastRCNNOutputLayers(nn.Module):
     ):
         """
         Args:
-            input_shape: shape of a region's features, or the number of them.
+            input_shape: shape or number of the features of a region.
             num_classes: K, without the background.
             test_score_thresh, test_nms_thresh, test_topk_per_image: see
                 `fast_rcnn_inference_single_image`.
@@ -187,16 +183,16 @@ class FastRCNNOutputLayers(nn.Module):
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
-        """`loss_cls` and `loss_box_reg`: sums over the regions, divided by their number.
+        """`loss_cls` and `loss_box_reg`: sums over regions, divided by the number of regions.
 
         Args:
             proposals: of each image, with `proposal_boxes`, `gt_classes` (K for background) and,
-                where there is foreground, `gt_boxes`.
+                if there is foreground, `gt_boxes`.
         """
         losses = self.losses_per_roi(predictions, proposals)
         return {
-            # Upstream parity: boxes are divided by all regions too, so that a region weighs the
-            # same whatever the part of foreground is.
+            # Upstream parity: the box loss is also divided by all regions, so that the weight of a
+            # region does not depend on the number of foreground regions.
             name: values.sum() / max(len(values), 1) * self.loss_weight.get(name, 1.0)
             for name, values in losses.items()
         }
@@ -204,10 +200,10 @@ class FastRCNNOutputLayers(nn.Module):
     def losses_per_roi(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
-        """(R,) of each loss: cross entropy of the classes, and 0 or the regression of the box."""
+        """(R,) values of each loss: cross entropy, and box regression (0 for background)."""
         scores, deltas = predictions
         if not proposals:
-            nothing = (scores.sum() + deltas.sum()) * 0  # of all predictions, for their gradient
+            nothing = (scores.sum() + deltas.sum()) * 0  # zero, with a gradient
             return {"loss_cls": nothing[None], "loss_box_reg": nothing[None]}
         gt_classes = torch.cat([p.gt_classes for p in proposals])
         proposal_boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
@@ -247,7 +243,7 @@ class FastRCNNOutputLayers(nn.Module):
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections of each image and their regions; see `fast_rcnn_inference_single_image`."""
+        """Detections of each image, and their regions; see `fast_rcnn_inference_single_image`."""
         return fast_rcnn_inference(
             self.predict_boxes(predictions, proposals),
             self.predict_probs(predictions, proposals),
@@ -260,7 +256,7 @@ class FastRCNNOutputLayers(nn.Module):
     def predict_boxes_for_gt_classes(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
-        """For each image (R, 4), the box of each region's true class; of any class for background.
+        """For each image (R, 4) boxes for the true classes; for background, of any class.
 
         Args:
             proposals: of each image, with `proposal_boxes` and `gt_classes`.
@@ -286,11 +282,11 @@ class FastRCNNOutputLayers(nn.Module):
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
-        """For each image (R, K + 1) probabilities, of the background last."""
+        """For each image (R, K + 1) probabilities, the background last."""
         probabilities = F.softmax(predictions[0], dim=-1)
         return list(probabilities.split(_numbers_of_boxes(proposals)))
 
 
 def _numbers_of_boxes(proposals: list[Instances]) -> list[int]:
-    """How many each image has; `shape`, unlike `len`, stays variable in a trace."""
+    """Boxes of each image. Unlike `len`, `shape` stays variable in a trace."""
     return [p.proposal_boxes.tensor.shape[0] for p in proposals]

@@ -1,4 +1,4 @@
-"""Masks of regions: one square map of probabilities for each class."""
+"""Masks of regions: a square map of probabilities for each class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,34 +14,21 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
-__all__ = [
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseMaskRCNNHead",
-    "MaskRCNNConvUpsampleHead",
-    "build_mask_head",
-    "mask_rcnn_inference",
-    "mask_rcnn_loss",
-]
-
+# Called as f(cfg, input_shape: ShapeSpec); pooled features, Instances -> losses, or Instances.
 ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
-ROI_MASK_HEAD_REGISTRY.__doc__ = """
-Networks from pooled features and Instances to a dict of losses (in training) or Instances with
-`pred_masks`, callable as `f(cfg, input_shape: ShapeSpec)`; `MODEL.ROI_MASK_HEAD.NAME` chooses one.
-"""
 
 
 def mask_rcnn_loss(
     pred_mask_logits: Tensor, instances: list[Instances], vis_period: int = 0
 ) -> Tensor:
-    """Binary cross entropy of the masks of the true classes, averaged over all mask pixels.
+    """Binary cross entropy of the masks for the true classes, averaged over mask pixels.
 
     Args:
-        pred_mask_logits: (F, K, M, M), or (F, 1, M, M) if masks do not depend on the class, for the
+        pred_mask_logits: (F, K, M, M), or (F, 1, M, M) for one mask for all classes, for the
             foreground regions of all images, in order.
-        instances: of each image its foreground regions with `proposal_boxes`, `gt_classes` and
+        instances: foreground regions of each image, with `proposal_boxes`, `gt_classes` and
             `gt_masks`.
-        vis_period: put predicted beside true masks into the storage every so many iterations; 0
-            for never.
+        vis_period: store predicted masks beside true ones every so many iterations; 0: never.
     """
     side = pred_mask_logits.shape[2]
     if side != pred_mask_logits.shape[3]:
@@ -70,27 +57,24 @@ def mask_rcnn_loss(
 def _crop_true_masks(instances: Instances, side: int) -> Tensor:
     if not instances.has("gt_masks"):
         raise ValueError(
-            "a mask head trains on gt_masks: the annotations of an image have none. Leave such "
+            "the annotations of an image have no masks, which a mask head trains on. Leave such "
             "images out, or set MODEL.MASK_ON False to train boxes only"
         )
     return instances.gt_masks.crop_and_resize(instances.proposal_boxes.tensor, side)
 
 
 def _log_mask_stats(logits: Tensor, gt_masks: Tensor) -> None:
-    """Put pixel accuracy and the rates of false positives and negatives into the storage."""
+    """Record the pixel accuracy and the rates of false positives and negatives."""
     wrong = (logits > 0) != gt_masks
-    num_positive = gt_masks.sum().item()
-    num_negative = gt_masks.numel() - num_positive
     storage = get_event_storage()
     storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / max(wrong.numel(), 1))
-    false_positive = (wrong & ~gt_masks).sum().item() / max(num_negative, 1)
-    false_negative = (wrong & gt_masks).sum().item() / max(num_positive, 1)
-    storage.put_scalar("mask_rcnn/false_positive", false_positive)
-    storage.put_scalar("mask_rcnn/false_negative", false_negative)
+    for name, truth in (("false_positive", ~gt_masks), ("false_negative", gt_masks)):
+        rate = (wrong & truth).sum().item() / max(truth.sum().item(), 1)
+        storage.put_scalar(f"mask_rcnn/{name}", rate)
 
 
 def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances]) -> None:
-    """Add `pred_masks` (N, 1, M, M), the probabilities for the predicted class, to each image.
+    """Set `pred_masks` (N, 1, M, M) of each image: probabilities for the predicted classes.
 
     Args:
         pred_mask_logits: (R, K, M, M) or (R, 1, M, M) for the detections of all images, in order.
@@ -108,7 +92,7 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
 
 
 class BaseMaskRCNNHead(nn.Module):
-    """Mask loss and inference around `layers`, which a subclass has to have."""
+    """Mask loss and inference around `layers`, which a subclass defines."""
 
     @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0):
@@ -127,7 +111,7 @@ class BaseMaskRCNNHead(nn.Module):
         return {"vis_period": cfg.VIS_PERIOD}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
-        """`loss_mask` in training, else the same Instances with `pred_masks`.
+        """`loss_mask` in training; otherwise the given Instances, with `pred_masks`.
 
         Args:
             x: (R, C, H, W) pooled features of the regions of all images, in order.
@@ -147,7 +131,7 @@ class BaseMaskRCNNHead(nn.Module):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
-    """3x3 convolutions, upsampling to twice the size, and a 1x1 convolution to the masks."""
+    """3x3 convolutions, upsampling to twice the size, and a 1x1 convolution for the masks."""
 
     @configurable
     def __init__(
@@ -161,15 +145,15 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     ):
         """
         Args:
-            input_shape: its channels are read.
-            num_classes: number of masks; 1 for masks that do not depend on the class.
-            conv_dims: channels of the 3x3 convolutions and, last, of the upsampling one.
+            input_shape: only its channels are used.
+            num_classes: number of masks; 1 for one mask for all classes.
+            conv_dims: channels of the 3x3 convolutions and, last, of the upsampling.
             conv_norm: norm of the 3x3 convolutions, see `get_norm`.
             kwargs: of `BaseMaskRCNNHead`.
         """
         super().__init__(**kwargs)
         if not conv_dims:
-            raise ValueError("conv_dims is empty: it needs the channels of the upsampling at least")
+            raise ValueError("conv_dims is empty: the upsampling needs its number of channels")
         *hidden, upsampled = conv_dims
         convs = []
         channels = input_shape.channels

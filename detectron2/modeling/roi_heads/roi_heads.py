@@ -1,4 +1,4 @@
-"""The two second stages: ResNet's last stage on every region, or heads on pooled features."""
+"""Second stages: ResNet's last stage on every region, or separate heads on pooled features."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.roi_heads.base import (
+from detectron2.modeling.roi_heads.base import (  # noqa: F401 (imported from here by users)
     ROI_HEADS_REGISTRY,
     Features,
     Output,
@@ -22,51 +22,38 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.structures import Boxes, ImageList, Instances
 
-__all__ = [
-    "ROI_HEADS_REGISTRY",
-    "ROIHeads",
-    "Res5ROIHeads",
-    "StandardROIHeads",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]
-
 
 def _build_pooler(
     cfg: CfgNode, node: CfgNode, input_shape: dict[str, ShapeSpec]
 ) -> tuple[ROIPooler, ShapeSpec]:
-    """Pooler from `MODEL.ROI_HEADS.IN_FEATURES` as `node` describes it, and its output's shape."""
+    """Pooler of `MODEL.ROI_HEADS.IN_FEATURES` with the settings of `node`, and its output shape."""
     names = cfg.MODEL.ROI_HEADS.IN_FEATURES
     channels = [input_shape[name].channels for name in names]
     if len(set(channels)) != 1:
         raise ValueError(
-            f"MODEL.ROI_HEADS.IN_FEATURES={names} have {channels} channels: one head serves all "
-            "maps, so they must have equally many"
+            f"MODEL.ROI_HEADS.IN_FEATURES={names} have {channels} channels; one head for all maps "
+            "needs equal numbers"
         )
     side = node.POOLER_RESOLUTION
-    pooler = ROIPooler(
-        output_size=side,
-        scales=[1.0 / input_shape[name].stride for name in names],
-        sampling_ratio=node.POOLER_SAMPLING_RATIO,
-        pooler_type=node.POOLER_TYPE,
-    )
+    scales = [1.0 / input_shape[name].stride for name in names]
+    pooler = ROIPooler(side, scales, node.POOLER_SAMPLING_RATIO, node.POOLER_TYPE)
     return pooler, ShapeSpec(channels=channels[0], height=side, width=side)
 
 
 def _check_detections(heads: ROIHeads, instances: list[Instances]) -> None:
     if heads.training:
-        raise ValueError("boxes are given at test time only: call `eval()` first")
+        raise ValueError("given boxes are for inference: call `eval()` first")
     for own in instances:
         if not (own.has("pred_boxes") and own.has("pred_classes")):
             raise ValueError(
-                "given boxes are Instances with pred_boxes and pred_classes; got "
+                "given boxes must be Instances with pred_boxes and pred_classes; these have "
                 f"{sorted(own.get_fields())}"
             )
 
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(ROIHeads):
-    """Heads on a map of stride 16 ("C4"): ResNet's last stage is run on every region."""
+    """Heads on one map of stride 16 ("C4"): the last stage of a ResNet runs on every region."""
 
     @configurable
     def __init__(
@@ -100,33 +87,28 @@ class Res5ROIHeads(ROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Constructor arguments from `MODEL.ROI_HEADS`, `ROI_BOX_HEAD` and `RESNETS`."""
-        result = super().from_config(cfg)
-        in_features, node = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
         if len(in_features) != 1:
             raise ValueError(
                 f"MODEL.ROI_HEADS.IN_FEATURES={in_features}: Res5ROIHeads take one map; use "
                 "StandardROIHeads for a pyramid"
             )
-        result["in_features"] = in_features
-        result["pooler"] = ROIPooler(
-            output_size=node.POOLER_RESOLUTION,
-            scales=(1.0 / input_shape[in_features[0]].stride,),
-            sampling_ratio=node.POOLER_SAMPLING_RATIO,
-            pooler_type=node.POOLER_TYPE,
-        )
-        result["res5"], channels = cls._build_res5_block(cfg)
-        result["box_predictor"] = FastRCNNOutputLayers(
-            cfg, ShapeSpec(channels=channels, height=1, width=1)
-        )
+        pooler, pooled = _build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
+        res5, channels = cls._build_res5_block(cfg)
+        averaged = ShapeSpec(channels=channels, height=1, width=1)
+        result = super().from_config(cfg) | {
+            "in_features": in_features,
+            "pooler": pooler,
+            "res5": res5,
+            "box_predictor": FastRCNNOutputLayers(cfg, averaged),
+        }
         if cfg.MODEL.MASK_ON:
-            side = node.POOLER_RESOLUTION
-            shape = ShapeSpec(channels=channels, width=side, height=side)
-            result["mask_head"] = build_mask_head(cfg, shape)
+            result["mask_head"] = build_mask_head(cfg, pooled._replace(channels=channels))
         return result
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
-        """The fifth stage of the ResNet, and its channels."""
+        """Last stage of the ResNet, and its channels."""
         node = cfg.MODEL.RESNETS
         if node.DEFORM_ON_PER_STAGE[-1]:
             raise ValueError("MODEL.RESNETS.DEFORM_ON_PER_STAGE[-1] must be False in Res5ROIHeads")
@@ -153,18 +135,25 @@ class Res5ROIHeads(ROIHeads):
         targets: list[Instances] | None = None,
     ) -> Output:
         """In training ([], losses), else (detections, {}); see `StandardROIHeads.forward`."""
-        if self.training:
-            proposals = self._sampled(proposals, targets)
-        box_features = self._shared_roi_transform(features, [x.proposal_boxes for x in proposals])
-        predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
         if not self.training:
+            _, predictions = self._predict(features, proposals)
             instances, _ = self.box_predictor.inference(predictions, proposals)
             return self.forward_with_given_boxes(features, instances), {}
+        proposals = self._sampled(proposals, targets)
+        region_features, predictions = self._predict(features, proposals)
         losses = self.box_predictor.losses(predictions, proposals)
         if self.mask_on:
+            # Masks train on the features that the boxes have already paid for.
             foreground, masks = select_foreground_proposals(proposals, self.num_classes)
-            losses |= self.mask_head(box_features[torch.cat(masks)], foreground)
+            losses |= self.mask_head(region_features[torch.cat(masks)], foreground)
         return [], losses
+
+    def _predict(
+        self, features: Features, proposals: list[Instances]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(R, C, H, W) features of the regions, and the predictions of the box predictor."""
+        x = self._shared_roi_transform(features, [p.proposal_boxes for p in proposals])
+        return x, self.box_predictor(x.mean(dim=[2, 3]))
 
     def forward_with_given_boxes(
         self, features: Features, instances: list[Instances]
@@ -182,7 +171,7 @@ class Res5ROIHeads(ROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
-    """Heads that share nothing: each pools its own features, from one map or a pyramid."""
+    """Box and mask heads that pool their own features, from one map or a pyramid."""
 
     @configurable
     def __init__(
@@ -233,7 +222,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments of the box head; a subclass may build other ones."""
+        """Constructor arguments of the box head; subclasses may build others."""
         pooler, shape = _build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
         box_head = build_box_head(cfg, shape)
         return {
@@ -245,7 +234,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments of the mask head; a subclass may build other ones."""
+        """Constructor arguments of the mask head; subclasses may build others."""
         pooler, shape = _build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)
         return {
             "mask_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
@@ -263,21 +252,21 @@ class StandardROIHeads(ROIHeads):
         """Detections, or in training the losses.
 
         Args:
-            images: not read.
+            images: not used.
             features: maps by name, (N, C, H, W).
             proposals: of each image, with `proposal_boxes` and `objectness_logits`.
-            targets: of each image, with `gt_boxes`, `gt_classes` and, for masks, `gt_masks`; needed
-                in training.
+            targets: for training, of each image, with `gt_boxes`, `gt_classes` and, for masks,
+                `gt_masks`.
 
         Returns:
-            in training the sampled proposals and `loss_cls`, `loss_box_reg`, `loss_mask`; else
+            in training, the sampled proposals and `loss_cls`, `loss_box_reg`, `loss_mask`; else
             Instances with `pred_boxes`, `scores`, `pred_classes`, `pred_masks` (N, 1, M, M), and
             no losses.
         """
         if self.training:
             proposals = self._sampled(proposals, targets)
             losses = self._forward_box(features, proposals)
-            # after the boxes, which may have replaced `proposal_boxes`
+            # After the boxes, which may replace `proposal_boxes`.
             losses |= self._forward_mask(features, proposals)
             return proposals, losses
         instances = self._forward_box(features, proposals)
@@ -294,18 +283,25 @@ class StandardROIHeads(ROIHeads):
         self, features: Features, proposals: list[Instances]
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses in training, else detections."""
-        maps = [features[name] for name in self.box_in_features]
-        x = self.box_head(self.box_pooler(maps, [x.proposal_boxes for x in proposals]))
-        predictions = self.box_predictor(x)
+        boxes = [x.proposal_boxes for x in proposals]
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+        predictions = self.box_predictor(self.box_head(pooled))
         if not self.training:
-            return self.box_predictor.inference(predictions, proposals)[0]
+            detections, _ = self.box_predictor.inference(predictions, proposals)
+            return detections
         losses = self.box_predictor.losses(predictions, proposals)
         if self.train_on_pred_boxes:
-            with torch.no_grad():
-                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
-            for own_boxes, own_proposals in zip(boxes, proposals, strict=True):
-                own_proposals.proposal_boxes = Boxes(own_boxes)
+            self._replace_by_predictions(proposals, predictions)
         return losses
+
+    @torch.no_grad()
+    def _replace_by_predictions(
+        self, proposals: list[Instances], predictions: tuple[Tensor, Tensor]
+    ) -> None:
+        """Set `proposal_boxes` to the boxes predicted for the true classes."""
+        predicted = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+        for own, boxes in zip(proposals, predicted, strict=True):
+            own.proposal_boxes = Boxes(boxes)
 
     def _forward_mask(
         self, features: Features, instances: list[Instances]
@@ -315,6 +311,7 @@ class StandardROIHeads(ROIHeads):
             return {} if self.training else instances
         if self.training:
             instances, _ = select_foreground_proposals(instances, self.num_classes)
-        boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
+        field = "proposal_boxes" if self.training else "pred_boxes"
         maps = [features[name] for name in self.mask_in_features]
-        return self.mask_head(self.mask_pooler(maps, boxes), instances)
+        pooled = self.mask_pooler(maps, [x.get(field) for x in instances])
+        return self.mask_head(pooled, instances)

@@ -9,7 +9,7 @@ from detectron2.modeling import build_backbone
 
 @pytest.fixture
 def resnet_config() -> CfgNode:
-    """A narrow R-50 with frozen normalisations and all stages trainable."""
+    """A narrow R-50 with frozen batch norms and all stages trainable."""
     cfg = get_cfg()
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 4
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8

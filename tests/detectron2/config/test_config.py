@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import detectron2.config as config_package
-from detectron2.config import CfgNode, downgrade_config, get_cfg, set_global_cfg, upgrade_config
+from detectron2.config import CfgNode, get_cfg, set_global_cfg
 from detectron2.config.defaults import _C
 from detectron2.config.upstream import UPSTREAM_KEYS
 
@@ -184,48 +184,16 @@ def test_global_cfg_is_filled_in_place():
 # Versions
 
 
-def test_downgrade_and_upgrade_are_inverse():
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_files_of_other_versions_are_refused(write, version):
+    with pytest.raises(ValueError, match=rf"other\.yaml.*VERSION {version}"):
+        get_cfg().merge_from_file(write("other.yaml", f"VERSION: {version}\n"))
+
+
+def test_a_file_without_a_version_is_read_as_it_is(write):
     cfg = get_cfg()
-    cfg.USER_CUSTOM = 1
-    cfg.MODEL.RPN = CfgNode({"HEAD_NAME": "a", "LOSS_WEIGHT": 2.0})
-    cfg.MODEL.ANCHOR_GENERATOR = CfgNode({"SIZES": [[32]], "ASPECT_RATIOS": [[1.0]]})
-    down = downgrade_config(cfg, to_version=0)
-    assert down.VERSION == 0 and down.MODEL.WEIGHT == cfg.MODEL.WEIGHTS
-    assert down.MODEL.RPN_HEAD.NAME == "a" and down.MODEL.RPN.ANCHOR_SIZES == [[32]]
-    assert upgrade_config(down) == cfg
-    assert cfg.VERSION == 2 and cfg.MODEL.RPN.HEAD_NAME == "a", "the argument stays as it was"
-
-
-@pytest.mark.parametrize("text", ["MODEL: {WEIGHT: w}\n", "MODEL: {WEIGHT: w}\nVERSION: 1\n"])
-def test_old_files_are_upgraded(write, text):
-    cfg = get_cfg()
-    cfg.merge_from_file(write("old.yaml", text))
-    assert (cfg.MODEL.WEIGHTS, cfg.VERSION) == ("w", 2)
-
-
-def test_version_0_is_upgraded_twice(write):
-    cfg = get_cfg()
-    cfg.MODEL.RPN = CfgNode({"HEAD_NAME": "StandardRPNHead"})
-    cfg.merge_from_file(write("v0.yaml", "MODEL: {RPN_HEAD: {NAME: TEST}}\nVERSION: 0\n"))
-    assert (cfg.MODEL.RPN.HEAD_NAME, cfg.VERSION) == ("TEST", 2)
-
-
-@pytest.mark.parametrize("arch,sizes", [("RetinaNet", [[64]]), ("GeneralizedRCNN", [[32]])])
-def test_version_1_anchors_of_the_architecture_are_kept(arch, sizes):
-    anchors = {"ANCHOR_SIZES": [[32]], "ANCHOR_STRIDES": [[16]]}
-    model = {"META_ARCHITECTURE": arch, "RPN": anchors, "RETINANET": {"ANCHOR_SIZES": [[64]]}}
-    cfg = upgrade_config(CfgNode({"MODEL": model, "VERSION": 1}))
-    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == sizes
-    assert "ANCHOR_SIZES" not in cfg.MODEL.get("RPN", {})
-
-
-def test_versions_that_do_not_exist_are_refused(write):
-    with pytest.raises(ValueError, match="VERSION 3"):
-        get_cfg().merge_from_file(write("new.yaml", "VERSION: 3\n"))
-    with pytest.raises(ValueError, match="downgrade"):
-        downgrade_config(get_cfg(), to_version=3)
-    with pytest.raises(ValueError, match="upgrade"):
-        upgrade_config(get_cfg(), to_version=1)
+    cfg.merge_from_file(write("plain.yaml", "SOLVER: {BASE_LR: 0.5}\n"))
+    assert (cfg.SOLVER.BASE_LR, cfg.VERSION) == (0.5, 2)
 
 
 # The reference's configurations

@@ -240,22 +240,6 @@ def test_lighting_shifts_all_pixels_alike_along_the_principal_components():
         T.RandomLighting(1.0).get_transform(image[:, :, :1])
 
 
-def test_category_constraint_avoids_crops_of_one_category():
-    sem_seg = np.zeros((40, 40), dtype=np.uint8)
-    sem_seg[:, 20:] = 1
-
-    def largest_shares(max_area, ignored=None):
-        augmentation = T.RandomCrop_CategoryAreaConstraint("absolute", (30, 30), max_area, ignored)
-        inputs = [T.AugInput(sem_seg, sem_seg=sem_seg) for _ in range(20)]
-        for one in inputs:
-            augmentation(one)
-        return [np.bincount(one.sem_seg.ravel(), minlength=2).max() / 900 for one in inputs]
-
-    assert max(largest_shares(1.0)) > 0.6
-    assert max(largest_shares(0.6)) < 0.6
-    assert max(largest_shares(0.6, ignored=1)) > 0.6  # one category alone always exceeds: gives up
-
-
 def test_iou_crops_keep_the_centre_of_a_box():
     boxes = np.array([[10.0, 10.0, 30.0, 30.0]])
     augmentation = T.MinIoURandomCrop(min_ious=(0.3,))

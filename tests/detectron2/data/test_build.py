@@ -108,6 +108,25 @@ def test_loaders_for_training_work_for_inference_and_collate():
     stream = ToIterableDataset(DatasetFromList(DICTS), InferenceSampler(12))
     grouped = build_batch_data_loader(stream, None, 3, aspect_ratio_grouping=True, collate_fn=len)
     assert list(grouped) == [3, 3, 3, 3]
+    assert len(loader) == 12 and len(summed) == 12 and len(grouped) == 4
+
+
+def test_training_loaders_have_the_length_of_their_sampler_if_that_has_one():
+    for sampler in (InferenceSampler(12), TrainingSampler(12)):
+        for grouping in (True, False):
+            for dataset in (DICTS, ToIterableDataset(DatasetFromList(DICTS), sampler)):
+                loader = build_detection_train_loader(
+                    dataset,
+                    mapper=None,
+                    sampler=sampler if dataset is DICTS else None,
+                    total_batch_size=3,
+                    aspect_ratio_grouping=grouping,
+                )
+                if isinstance(sampler, InferenceSampler):
+                    assert len(loader) == len(list(loader)) == 4
+                else:
+                    with pytest.raises(TypeError):
+                        len(loader)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -165,12 +184,12 @@ def test_datasets_that_cannot_be_used_are_named():
     register("other", [[ONE]], classes=("a", "c"))
     register("crowds", [[CROWD]])
     register("empty", [])
-    with pytest.raises(ValueError, match="different metadata 'thing_classes'"):
+    with pytest.raises(ValueError, match="different 'thing_classes'"):
         get_detection_dataset_dicts(["first", "other"])
     assert len(get_detection_dataset_dicts(["first", "other"], check_consistency=False)) == 2
-    with pytest.raises(ValueError, match="No valid data found in crowds"):
+    with pytest.raises(ValueError, match="no image of crowds has"):
         get_detection_dataset_dicts("crowds")
-    with pytest.raises(ValueError, match="Dataset 'empty' is empty!"):
+    with pytest.raises(ValueError, match="dataset 'empty' has no images"):
         get_detection_dataset_dicts("empty")
     with pytest.raises(ValueError, match="DATASETS.TRAIN"):
         get_detection_dataset_dicts([])
@@ -187,7 +206,7 @@ def test_the_histogram_counts_instances_without_crowds(caplog):
     assert cells[cells.index("a very long..") + 1] == "2"
     assert cells[cells.index("person") + 1] == "0"
     assert cells[cells.index("total") + 1] == "2"
-    with pytest.raises(ValueError, match="invalid category_id=1 for a dataset of 1"):
+    with pytest.raises(ValueError, match="category_id=1, but the dataset has 1"):
         print_instances_class_histogram(images, ["person"])
 
 

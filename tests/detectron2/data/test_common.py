@@ -5,7 +5,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from detectron2.data import DatasetFromList, MapDataset, ToIterableDataset
-from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.common import (
+    AspectRatioGroupedDataset,
+    set_default_dataset_from_list_serialize_method,
+)
 from detectron2.data.samplers import TrainingSampler
 
 
@@ -39,6 +42,26 @@ def test_a_packed_list_pickles_and_may_be_empty():
     dataset = pickle.loads(pickle.dumps(DatasetFromList([5, 6])))
     assert [dataset[0], dataset[1], dataset[-1]] == [5, 6, 6]
     assert len(DatasetFromList([])) == 0
+
+
+def test_the_way_of_packing_a_list_can_be_chosen():
+    class Doubled:
+        def __init__(self, elements):
+            self.elements = elements * 2
+
+        def __len__(self):
+            return len(self.elements)
+
+        def __getitem__(self, index):
+            return self.elements[index]
+
+    assert len(DatasetFromList([5, 6], serialize=Doubled)) == 4
+    with pytest.raises(KeyError), set_default_dataset_from_list_serialize_method(Doubled):
+        dataset = DatasetFromList([5, 6])
+        assert (len(dataset), dataset[3]) == (4, 6)
+        assert len(DatasetFromList([5, 6], serialize=False)) == 2
+        raise KeyError
+    assert len(DatasetFromList([5, 6])) == 2
 
 
 def test_mapping_replaces_refused_elements_of_a_map_style_dataset():
@@ -83,6 +106,7 @@ def test_batches_hold_one_aspect_ratio_and_nothing_is_lost_when_the_consumer_sto
     images = [{"width": w, "height": h, "id": i} for i, (w, h) in enumerate(shapes)]
     dataset = AspectRatioGroupedDataset(images, 2)
     assert [[x["id"] for x in batch] for batch in dataset] == [[0, 2], [1, 3]]
+    assert len(dataset) == 2
     for _ in range(4):
         for batch in dataset:
             assert len({x["width"] > x["height"] for x in batch}) == 1

@@ -62,13 +62,13 @@ def test_rle_becomes_a_transformed_mask(as_list):
 
 def test_segmentations_of_another_size_or_type_are_refused():
     identity = [T.NoOpTransform()]
-    with pytest.raises(ValueError, match="made for another image"):
+    with pytest.raises(ValueError, match="may be that of another image"):
         utils.transform_instance_annotations({"segmentation": rle_of(np.eye(5))}, identity, (9, 9))
-    with pytest.raises(ValueError, match="Cannot transform segmentation of type"):
+    with pytest.raises(ValueError, match="segmentation of type"):
         utils.transform_instance_annotations({"segmentation": "x"}, identity, (9, 9))
     with pytest.raises(ValueError, match="keypoints are not supported"):
         utils.transform_instance_annotations({"keypoints": []}, identity, (9, 9))
-    with pytest.raises(ValueError, match="to BitMasks"):
+    with pytest.raises(ValueError, match=r"segmentation of type .* \(H, W\) array"):
         anno = boxed([0, 0, 1, 1], segmentation=np.zeros(3))
         utils.annotations_to_instances([anno], (9, 9), mask_format="bitmask")
     with pytest.raises(ValueError, match="mask_format='maps'"):
@@ -105,27 +105,13 @@ def test_empty_instances_are_filtered_by_box_or_mask():
         utils.filter_empty_instances(instances, by_box=False, by_mask=False)
 
 
-def test_an_instance_crop_holds_the_centre_of_the_box():
-    np.random.seed(0)
-    for _ in range(50):
-        crop = utils.gen_crop_transform_with_instance(
-            (10, 12), (150, 140), boxed([10, 20, 100, 90])
-        )
-        x, y = crop.apply_coords(np.array([[55.0, 55.0]]))[0]
-        assert 0 <= x <= crop.w == 12 and 0 <= y <= crop.h == 10
-    with pytest.raises(AssertionError, match="outside the image"):
-        utils.gen_crop_transform_with_instance((10, 10), (15, 15), boxed([10, 10, 100, 100]))
-    with pytest.raises(AssertionError, match="larger than the image"):
-        utils.gen_crop_transform_with_instance((20, 20), (15, 15), boxed([0, 0, 9, 9]))
-
-
 def test_image_sizes_are_checked_and_filled_in():
     image, known = np.zeros((30, 40, 3)), {"file_name": "a.png", "width": 40, "height": 30}
     utils.check_image_size(known, image)
     unknown = {}
     utils.check_image_size(unknown, image)
     assert unknown == {"width": 40, "height": 30}
-    message = "Mismatched image shape 'a.png': got .* 30 x 40, expected 40 x 30"
+    message = "image 'a.png' is 30 x 40 .* 40 x 30"
     with pytest.raises(utils.SizeMismatchError, match=message):
         utils.check_image_size(known | {"width": 30, "height": 40}, image)
 

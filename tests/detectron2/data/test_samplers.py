@@ -6,10 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import SequentialSampler
 
 from detectron2.data.samplers import (
-    GroupedBatchSampler,
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -104,13 +102,3 @@ def test_inference_covers_each_index_once(size, world_size):
 def test_inference_sampler_is_finite():
     sampler = InferenceSampler(5)
     assert len(sampler) == 5 and list(sampler) == [0, 1, 2, 3, 4]
-
-
-def test_grouped_batches_hold_one_group():
-    sampler = SequentialSampler(range(9))
-    batches = list(GroupedBatchSampler(sampler, [i % 2 for i in range(9)], 2))
-    assert batches == [[0, 2], [1, 3], [4, 6], [5, 7]]  # 8 has no partner
-    with pytest.raises(TypeError):
-        len(GroupedBatchSampler(sampler, [0] * 9, 2))
-    with pytest.raises(ValueError, match="torch Sampler"):
-        GroupedBatchSampler([1, 2], [0, 0], 2)

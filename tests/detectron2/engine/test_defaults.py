@@ -310,6 +310,6 @@ def test_progress_is_logged_without_a_terminal(cfg, capsys):
     trainer = DefaultTrainer(cfg)
     trainer.train()
     text = capsys.readouterr().out
-    for part in ("iter: 19", "eta: ", "total_loss: ", "lr: ", "Inference done 10/10"):
+    for part in ("iter: 19", "eta: ", "total_loss: ", "lr: ", "10 of 10 batches"):
         assert part in text
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])

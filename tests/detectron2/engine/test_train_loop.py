@@ -4,9 +4,19 @@ import logging
 import pytest
 import torch
 from fvcore.common.checkpoint import Checkpointer
+from torch import nn
 
-from detectron2.engine import HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import (
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+    launch,
+)
+from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
+from tests.detectron2.engine.conftest import ToyModel
 
 
 def make_trainer(model, batches, lr=0.1):
@@ -125,18 +135,100 @@ def test_a_scalar_loss_is_enough(batches):
 
 
 def test_writers_get_training_and_final_evaluation(toy_model, batches, tmp_path, caplog):
+    path = tmp_path / "metrics.json"
+    printer = CommonMetricPrinter(50)
+    caplog.set_level(logging.INFO, logger=printer.logger.name)
     trainer = make_trainer(toy_model, batches)
-    writers = [CommonMetricPrinter(50), JSONWriter(str(tmp_path / "metrics.json"))]
-    trainer.register_hooks(
-        [hooks.EvalHook(0, lambda: {"metric": 100}), hooks.PeriodicWriter(writers)]
-    )
-    with caplog.at_level(logging.INFO, logger=writers[0].logger.name):
-        trainer.train(0, 50)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [19, 39, 49, 50]
-    assert lines[-1]["metric"] == 100
-    for iteration in (19, 39, 49):
-        assert f"iter: {iteration}" in caplog.text
+    evaluation = hooks.EvalHook(0, lambda: {"metric": 100})
+    trainer.register_hooks([evaluation, hooks.PeriodicWriter([printer, JSONWriter(str(path))])])
+    trainer.train(0, 50)
+    written = {line["iteration"]: line for line in map(json.loads, path.open())}
+    assert list(written) == [19, 39, 49, 50]
+    assert written[50]["metric"] == 100 and "metric" not in written[49]
+    progress = [text for text in caplog.messages if "total_loss: " in text]
+    assert [text.partition("iter: ")[2].split()[0] for text in progress] == ["19", "39", "49"]
+
+
+def recorded(trainer, max_iter):
+    """What a training records: for each scalar (but times) its values and their iterations."""
+    trainer.train(0, max_iter)
+    histories = trainer.storage.histories()
+    return {name: history.values() for name, history in histories.items() if name != "data_time"}
+
+
+def losses_with(options, batches, max_iter=7):
+    torch.manual_seed(0)
+    model = ToyModel()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return recorded(SimpleTrainer(model, batches(), optimizer, **options), max_iter)
+
+
+def test_metrics_of_the_background_thread_are_the_same(batches):
+    assert losses_with({"async_write_metrics": True}, batches) == losses_with({}, batches)
+
+
+def test_gradients_may_be_cleared_before_the_forward_pass(batches):
+    assert losses_with({"zero_grad_before_forward": True}, batches) == losses_with({}, batches)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_metrics_are_gathered_each_period(batches, monkeypatch, background):
+    calls = []
+    gather = comm.gather
+    monkeypatch.setattr(comm, "gather", lambda *a, **k: (calls.append(1), gather(*a, **k))[1])
+    options = {"gather_metric_period": 3, "async_write_metrics": background}
+    got = losses_with(options, batches)
+    assert len(calls) == 2
+    every = losses_with({}, batches)
+    assert got == {name: [values[2], values[5]] for name, values in every.items()}
+
+
+def test_background_metrics_are_joined_when_a_step_fails(toy_model, batches):
+    data = iter([torch.rand(2, 3), torch.rand(2, 3)])
+    optimizer = torch.optim.SGD(toy_model.parameters(), 0.1)
+    trainer = SimpleTrainer(toy_model, data, optimizer, async_write_metrics=True)
+    with pytest.raises(StopIteration):
+        trainer.train(0, 5)
+    assert [i for _, i in trainer.storage.history("total_loss").values()] == [0, 1]
+
+
+def test_background_metrics_raise_before_training_counts_as_done(toy_model):
+    evaluated = []
+    data = iter([torch.rand(2, 3), torch.full((2, 3), float("nan"))])
+    optimizer = torch.optim.SGD(toy_model.parameters(), 0.1)
+    trainer = SimpleTrainer(toy_model, data, optimizer, async_write_metrics=True)
+    trainer.register_hooks([hooks.EvalHook(0, lambda: evaluated.append(1))])
+    with pytest.raises(FloatingPointError, match="iteration=8"):
+        trainer.train(7, 9)
+    assert not evaluated
+
+
+class Product(nn.Linear):
+    """The loss is the input times a weight that starts at 1."""
+
+    def __init__(self):
+        super().__init__(1, 1, bias=False)
+        nn.init.ones_(self.weight)
+
+    def forward(self, x):
+        return super().forward(x).sum()
+
+
+def train_on_ranks(path):
+    """Run in each process, on data that is 1 on rank 0 and 2 on rank 1."""
+    net = create_ddp_model(Product())
+    data = iter([torch.full((1, 1), float(comm.get_rank() + 1))] * 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.0)
+    trainer = SimpleTrainer(net, data, optimizer, async_write_metrics=True)
+    trainer.train(0, 4)
+    if comm.is_main_process():
+        path.write_text(str(trainer.storage.history("total_loss").values()))
+
+
+@pytest.mark.slow
+def test_background_metrics_are_means_over_ranks(tmp_path):
+    launch(train_on_ranks, 0, args=(tmp_path / "out",), num_processes=2)
+    assert (tmp_path / "out").read_text() == str([(1.5, i) for i in range(4)])
 
 
 def test_checkpoint_resume_restores_iteration_optimizer_and_schedule(toy_model, batches, tmp_path):

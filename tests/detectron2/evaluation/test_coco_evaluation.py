@@ -295,8 +295,9 @@ def test_boxes_alone_are_evaluated_as_boxes(register_json):
 def test_unknown_category_is_refused(register_json, category):
     evaluator = COCOEvaluator(register_json(square_dataset(1)))
     evaluator.process([{"image_id": 1}], [square_predictions([category], [2])])
-    with pytest.raises(AssertionError, match=f"class {category}.*3 classes"):
-        evaluator.evaluate()
+    for error in (AssertionError, RuntimeError):  # Detectron2's, in v0.6 and later
+        with pytest.raises(error, match=f"class {category}.*3 classes"):
+            evaluator.evaluate()
 
 
 def test_ground_truth_of_points_only_is_refused(register_json):
@@ -317,7 +318,7 @@ def test_images_without_any_annotation_list_write_results_only(register_json, tm
     evaluator.process([{"image_id": 1}], [square_predictions([0], [2])])
     with caplog.at_level(logging.INFO):
         assert evaluator.evaluate() == {}
-    assert "not available" in caplog.text
+    assert "has no annotations" in caplog.text
     assert (tmp_path / "coco_instances_results.json").exists()
 
 

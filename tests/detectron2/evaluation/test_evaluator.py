@@ -61,7 +61,7 @@ def test_inference_takes_any_callable():
 def test_inference_logs_progress(caplog):
     with caplog.at_level(logging.INFO):
         inference_on_dataset(ModeModel(), [[1]] * 3, None)
-    assert "Inference done 3/3" in caplog.text
+    assert "3 of 3 batches" in caplog.text
     assert "ETA=" in caplog.text
 
 

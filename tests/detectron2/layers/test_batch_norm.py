@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 
 CHANNELS = 6
 
@@ -165,17 +165,3 @@ def test_two_processes_normalise_as_one_does():
         torch.testing.assert_close(torch.cat(gradients), x.grad, **close)
         for mean in means:
             torch.testing.assert_close(mean, norm.running_mean, **close)
-
-
-def test_cycled_norms_keep_statistics_apart_and_share_the_affine_part():
-    norms = CycleBatchNormList(2, num_features=3, momentum=1.0)
-    assert {name for name, _ in norms.named_parameters()} == {"weight", "bias"}
-    first, second = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 7.0)
-    for x in (first, second, first, second):
-        norms(x)
-    assert norms[0].running_mean.tolist() == [0] * 3
-    assert norms[1].running_mean.tolist() == [7] * 3
-    norms.bias.data.fill_(2)
-    assert norms(first).unique().tolist() == [2]
-    plain = CycleBatchNormList(2, num_features=3, affine=False)
-    assert list(plain.parameters()) == [] and "affine=False" in repr(plain)

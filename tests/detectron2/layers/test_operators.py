@@ -20,7 +20,6 @@ from detectron2.layers import (
     paste_masks_in_image,
     roi_align,
 )
-from detectron2.layers.mask_ops import pad_masks, paste_mask_in_image_old, scale_boxes
 from detectron2.structures import BitMasks, Boxes, PolygonMasks, pairwise_iou
 from detectron2.utils.testing import random_boxes
 
@@ -158,25 +157,6 @@ def test_cropping_and_pasting_back_keeps_a_mask(side):
     for small in (polygons, BitMasks(image[None])):
         mask = small.crop_and_resize(box, side).float()
         assert iou(paste_masks_in_image(mask, box, (90, 100))[0]) > 0.96
-        padded, scale = pad_masks(mask, 1)
-        old = paste_mask_in_image_old(padded[0], scale_boxes(box, scale)[0], 90, 100, 0.5)
-        assert old.dtype == torch.uint8 and iou(old.bool()) > 0.9
-
-
-def test_old_pasting_covers_both_end_pixels_and_crops_to_the_image():
-    ones = torch.ones(4, 4)
-    pasted = paste_mask_in_image_old(ones, torch.tensor([1.2, 2.9, 3.0, 3.0]), 6, 6, 0.5)
-    assert pasted.nonzero().tolist() == [[y, x] for y in (2, 3) for x in (1, 2, 3)]
-    values = paste_mask_in_image_old(ones, torch.tensor([-3.0, -3.0, 1.0, 9.0]), 4, 5, -1)
-    assert (values[:, :2] == 255).all() and (values[:, 2:] == 0).all()
-    outside = paste_mask_in_image_old(ones, torch.tensor([9.0, 9.0, 12.0, 12.0]), 4, 5, 0.5)
-    assert not outside.any()
-
-
-def test_padding_and_scaling_agree():
-    masks, scale = pad_masks(torch.ones(2, 4, 4), 2)
-    assert masks.shape == (2, 8, 8) and masks.sum() == 32 and scale == 2.0
-    assert scale_boxes(torch.tensor([[0.0, 2.0, 4.0, 4.0]]), scale).tolist() == [[-2, 1, 6, 5]]
 
 
 BOX, HALF = torch.tensor([-1.0, -1, 1, 1]), torch.tensor([0.0, -1, 1, 1])

@@ -6,19 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from detectron2.layers import (
-    ASPP,
     CNNBlockBase,
     Conv2d,
-    DepthwiseSeparableConv2d,
     FrozenBatchNorm2d,
     Linear,
     ShapeSpec,
     cat,
     cross_entropy,
-    empty_input_loss_func_wrapper,
     get_norm,
     nonzero_tuple,
-    shapes_to_tensor,
 )
 
 
@@ -67,19 +63,6 @@ def test_losses_of_empty_targets_are_zero_and_differentiable():
     assert torch.equal(cross_entropy(logits, target), F.cross_entropy(logits, target))
     total = cross_entropy(logits, target, reduction="sum", label_smoothing=0.1)
     assert torch.equal(total, F.cross_entropy(logits, target, reduction="sum", label_smoothing=0.1))
-    l1 = empty_input_loss_func_wrapper(F.l1_loss)
-    assert l1(torch.zeros(0), torch.zeros(0)).item() == 0
-
-
-def test_shapes_to_tensor():
-    assert shapes_to_tensor([3, 4]).tolist() == [3, 4]
-    assert shapes_to_tensor(torch.zeros(2, 5).shape, device=torch.device("cpu")).tolist() == [2, 5]
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
-def test_shapes_to_tensor_follows_the_input_of_a_trace():
-    traced = torch.jit.trace(lambda x: shapes_to_tensor(x.shape), torch.zeros(2, 3))
-    assert traced(torch.zeros(5, 7)).tolist() == [5, 7]
 
 
 def test_shape_spec_is_a_tuple_of_what_is_known():
@@ -99,39 +82,3 @@ def test_freezing_a_block():
     assert (block.in_channels, block.out_channels, block.stride) == (3, 4, 2)
     assert isinstance(block.conv.norm, FrozenBatchNorm2d)
     assert not any(p.requires_grad for p in block.parameters())
-
-
-def test_depthwise_separable_conv_is_two_convolutions():
-    layer = DepthwiseSeparableConv2d(3, 10, norm1="BN", activation1=nn.PReLU()).eval()
-    x = torch.rand(1, 3, 6, 6)
-    middle = F.conv2d(x, layer.depthwise.weight, padding=1, groups=3)
-    middle = layer.depthwise.activation(layer.depthwise.norm(middle))
-    expected = F.conv2d(middle, layer.pointwise.weight, layer.pointwise.bias)
-    torch.testing.assert_close(layer(x), expected)
-    assert layer.depthwise.bias is None and layer.pointwise.bias.tolist() == [0] * 10
-
-
-@pytest.mark.parametrize("separable", [False, True])
-@pytest.mark.parametrize("pool,norm", [(None, ""), ((4, 4), "BN")])
-def test_aspp_keeps_the_map_size_and_its_activations_apart(separable, pool, norm):
-    aspp = ASPP(
-        *(3, 8, [2, 3, 4]),
-        norm=norm,
-        activation=nn.PReLU(),
-        pool_kernel_size=pool,
-        dropout=0.1,
-        use_depthwise_separable_conv=separable,
-    )
-    output = aspp(torch.rand(2, 3, 8, 12))
-    assert output.shape == (2, 8, 8, 12)
-    output.sum().backward()
-    assert all(p.grad is not None for p in aspp.parameters())
-    assert aspp.convs[0].activation.weight is not aspp.project.activation.weight
-    if pool:
-        with pytest.raises(ValueError, match="multiple"):
-            aspp(torch.rand(2, 3, 9, 12))
-
-
-def test_aspp_takes_three_dilations():
-    with pytest.raises(ValueError, match="3 dilations"):
-        ASPP(3, 8, [1, 2], norm="", activation=nn.ReLU())

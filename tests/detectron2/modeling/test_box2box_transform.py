@@ -11,7 +11,6 @@ from torchvision import ops
 from detectron2.modeling.box_regression import (
     BOX_REG_LOSS_TYPES,
     Box2BoxTransform,
-    Box2BoxTransformLinear,
     box_regression_losses,
 )
 from detectron2.utils.testing import random_boxes
@@ -67,19 +66,6 @@ def test_boxes_without_extent_are_refused():
         Box2BoxTransform((1.0, 1.0, 1.0, 1.0)).get_deltas(flat, flat)
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_linear_deltas_are_distances_to_the_sides(normalize):
-    sources = torch.tensor([[10.0, 10.0, 30.0, 50.0]])
-    targets = torch.tensor([[0.0, 5.0, 100.0, 60.0]])
-    transform = Box2BoxTransformLinear(normalize)
-    deltas = transform.get_deltas(sources, targets)
-    want = torch.tensor([[20.0, 25.0, 80.0, 30.0]])
-    assert torch.equal(deltas, want / torch.tensor([20.0, 40.0, 20.0, 40.0]) if normalize else want)
-    torch.testing.assert_close(transform.apply_deltas(deltas, sources), targets)
-    inward = transform.apply_deltas(-deltas, sources)
-    assert inward.tolist() == [[20, 30, 20, 30]]  # distances below 0 count as 0
-
-
 def test_losses_equal_torch_and_torchvision():
     torch.manual_seed(1)
     sources, targets, deltas = random_boxes(8), random_boxes(8), torch.randn(8, 4)
@@ -111,4 +97,4 @@ def test_losses_of_no_box_are_empty(loss_type):
 def test_an_unknown_loss_is_named():
     none = torch.zeros(0, 4)
     with pytest.raises(ValueError, match="'l2'; expected one of"):
-        box_regression_losses(none, none, none, Box2BoxTransformLinear(), "l2")
+        box_regression_losses(none, none, none, Box2BoxTransform((1.0,) * 4), "l2")

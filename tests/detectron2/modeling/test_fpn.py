@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, Backbone, build_backbone
+from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
 
@@ -73,11 +72,6 @@ def test_p6_and_p7_are_convolved(in_feature):
     assert fpn.output_shape()["p7"].stride == 128
 
 
-def test_square_padding_is_passed_on():
-    fpn = FPN(Pools(), ["res5"], 8, square_pad=512)
-    assert fpn.padding_constraints == {"square_size": 512}
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -90,24 +84,3 @@ def test_square_padding_is_passed_on():
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         FPN(**({"bottom_up": Pools(), "in_features": ["res5"], "out_channels": 8} | options))
-
-
-def test_retinanet_backbone_from_config():
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 4
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 4
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 8
-    backbone = build_backbone(cfg).eval()
-    outputs = backbone(torch.randn(1, 3, 128, 128))
-    assert {k: v.shape[-1] for k, v in outputs.items()} == {
-        "p3": 16,
-        "p4": 8,
-        "p5": 4,
-        "p6": 2,
-        "p7": 1,
-    }
-    assert [s.stride for s in backbone.output_shape().values()] == [8, 16, 32, 64, 128]

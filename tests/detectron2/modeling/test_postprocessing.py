@@ -20,13 +20,11 @@ def test_boxes_are_scaled_clipped_and_dropped_when_empty():
     assert torch.equal(results.pred_boxes.tensor, boxes), "the input must stay as it was"
 
 
-def test_proposals_and_keypoints_are_scaled():
+def test_proposals_are_scaled():
     results = Instances((10, 10))
     results.proposal_boxes = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
-    results.pred_keypoints = torch.tensor([[[1.0, 2.0, 0.7]]])
     out = detector_postprocess(results, 30, 20)
     assert out.proposal_boxes.tensor.tolist() == [[2.0, 6.0, 6.0, 12.0]]
-    torch.testing.assert_close(out.pred_keypoints, torch.tensor([[[2.0, 6.0, 0.7]]]))
 
 
 @pytest.mark.parametrize("masks", [torch.ones(1, 1, 28, 28), ROIMasks(torch.ones(1, 28, 28))])

@@ -76,7 +76,6 @@ def test_output_shapes_are_as_declared(depth):
         assert (shape.channels, shape.stride) == (16 * 2**i, 4 * 2**i)
         assert outputs[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
     assert backbone.size_divisibility == 0
-    assert backbone.padding_constraints == {}
 
 
 def test_basic_blocks_may_start_from_any_width():

@@ -36,7 +36,7 @@ def seeded_rpn(conv_dims):
 
 
 def test_losses_and_proposals_of_a_seeded_network():
-    """The figures that Detectron2 states for the same seed, inputs and initialisation."""
+    """Figures computed with Detectron2 for this seed, these inputs and this initialization."""
     rpn = seeded_rpn([-1])
     images, features, truth = seeded_inputs()
     with EventStorage():

@@ -14,13 +14,7 @@ from fvcore.common.param_scheduler import (
 from torch import nn
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.solver import (
-    LRMultiplier,
-    WarmupCosineLR,
-    WarmupMultiStepLR,
-    WarmupParamScheduler,
-    build_lr_scheduler,
-)
+from detectron2.solver import LRMultiplier, WarmupParamScheduler, build_lr_scheduler
 
 
 def make_optimizer(lr: float = 5.0) -> torch.optim.SGD:
@@ -57,13 +51,6 @@ def test_multi_step_with_warmup():
     np.testing.assert_allclose(rates(scheduler, 30), MULTI_STEP)
 
 
-def test_class_for_multi_step_gives_the_same():
-    scheduler = WarmupMultiStepLR(
-        make_optimizer(), [10, 15, 20], gamma=0.1, warmup_factor=0.001, warmup_iters=5
-    )
-    np.testing.assert_allclose(rates(scheduler, 30), MULTI_STEP)
-
-
 def test_constant_warmup():
     optimizer = make_optimizer()
     schedule = WarmupParamScheduler(CosineParamScheduler(1, 0.5), 0.1, 0.5, "constant")
@@ -89,16 +76,6 @@ def test_cosine_from_config_ends_at_its_end(end):
     want = [end + (5 - end) * 0.5 * (1 + math.cos(math.pi * i / 100)) for i in range(11, 101)]
     np.testing.assert_allclose(got[11:], want, atol=1e-12)
     assert got[-1] == pytest.approx(end)
-
-
-def test_class_for_cosine():
-    scheduler = WarmupCosineLR(make_optimizer(), max_iters=30, warmup_factor=0.001, warmup_iters=5)
-    got = rates(scheduler, 30)
-    cosine = np.array([2.5 * (1 + math.cos(math.pi * i / 30)) for i in range(31)])
-    np.testing.assert_allclose(got[5:], cosine[5:], atol=1e-12)
-    np.testing.assert_allclose(
-        got[:5], cosine[:5] * [0.001 + 0.999 * i / 5 for i in range(5)], atol=1e-12
-    )
 
 
 def test_rescaled_interval_keeps_the_whole_schedule():
@@ -197,8 +174,6 @@ def test_wrong_arguments_are_named():
         LRMultiplier(optimizer, 0.5, 10)
     with pytest.raises(ValueError, match="'burnin'.*'linear', 'constant'"):
         WarmupParamScheduler(CosineParamScheduler(1, 0), 0.1, 0.1, "burnin")
-    with pytest.raises(ValueError, match="must increase"):
-        WarmupMultiStepLR(optimizer, [3, 2])
     with pytest.raises(ValueError, match="'Poly'.*WarmupCosineLR"):
         build_lr_scheduler(solver_config(LR_SCHEDULER_NAME="Poly"), optimizer)
     with pytest.raises(ValueError, match="STEPS=.*increase"):

@@ -16,8 +16,6 @@ from detectron2.solver import (
     maybe_add_gradient_clipping,
     reduce_param_groups,
 )
-from detectron2.solver.build import _expand_param_groups
-from detectron2.solver.gradient_clipping import add_gradient_clipping
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
@@ -104,37 +102,23 @@ def test_unclear_options_are_rejected():
         )
 
 
-def test_expand_merges_groups_by_parameter():
+def test_groups_are_merged_by_parameter_and_joined_by_options():
+    rates = {"lr": 0.5, "momentum": 0.9}
     groups = [
-        {"params": ["p1", "p2", "p3", "p4"], "lr": 1.0, "weight_decay": 3.0},
-        {"params": ["p2", "p3", "p5"], "lr": 2.0, "momentum": 2.0},
-        {"params": ["p1"], "weight_decay": 4.0},
+        {"params": ["conv", "norm", "bias"], **rates},
+        {"params": ["norm"], "weight_decay": 0.0},
+        {"params": ["bias", "scale"], "lr": 1.0},
+        {"params": ["linear"], "momentum": 0.9, "lr": 0.5},
+        {"params": ["head"], "lr": 1.0},
     ]
-    assert _expand_param_groups(groups) == [
-        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
-        {"params": ["p2"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
-        {"params": ["p3"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
-        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
-        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
+    assert reduce_param_groups(groups) == [
+        {"params": ["conv", "linear"], **rates},
+        {"params": ["norm"], **rates, "weight_decay": 0.0},
+        {"params": ["bias"], "lr": 1.0, "momentum": 0.9},
+        {"params": ["scale", "head"], "lr": 1.0},
     ]
     with pytest.raises(ValueError, match="needs 'params'"):
         reduce_param_groups([{"lr": 1.0}])
-
-
-def test_reduce_joins_equal_options():
-    groups = [
-        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
-        {"params": ["p2", "p6"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
-        {"params": ["p3"], "momentum": 2.0, "lr": 2.0, "weight_decay": 3.0},
-        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
-        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
-    ]
-    assert reduce_param_groups(groups) == [
-        {"params": ["p1"], "lr": 1.0, "weight_decay": 4.0},
-        {"params": ["p2", "p6", "p3"], "lr": 2.0, "weight_decay": 3.0, "momentum": 2.0},
-        {"params": ["p4"], "lr": 1.0, "weight_decay": 3.0},
-        {"params": ["p5"], "lr": 2.0, "momentum": 2.0},
-    ]
 
 
 def test_backbone_options_equal_the_reference():
@@ -238,17 +222,6 @@ def test_gradients_of_a_closure_are_clipped():
     torch.testing.assert_close(-parameter.data, torch.tensor([1.0, -0.5]))
 
 
-def test_all_gradients_can_be_clipped_together():
-    model = model_with_gradients()
-    clipping = add_gradient_clipping(
-        torch.optim.SGD, global_clipper=lambda p: nn.utils.clip_grad_norm_(p, 1.0)
-    )
-    clipping(model.parameters(), lr=1.0).step()
-    moved = torch.cat([p.data for p in model])
-    assert moved.norm().item() == pytest.approx(1.0, rel=1e-4)
-    torch.testing.assert_close(moved / moved[0], torch.tensor([1.0, -4 / 3, 0.1, -0.4 / 3]))
-
-
 def test_no_clipping_leaves_the_class_alone():
     assert maybe_add_gradient_clipping(get_cfg(), torch.optim.SGD) is torch.optim.SGD
 
@@ -257,5 +230,3 @@ def test_clip_types():
     assert {kind.value for kind in GradientClipType} == {"value", "norm"}
     with pytest.raises(ValueError, match=r"CLIP_TYPE='both'.*\['value', 'norm'\]"):
         build_optimizer(clipping_config("both"), Net())
-    with pytest.raises(ValueError, match="exactly one"):
-        add_gradient_clipping(torch.optim.SGD)

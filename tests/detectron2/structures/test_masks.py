@@ -70,7 +70,7 @@ def test_a_mask_of_rectangles_is_their_union_and_boxes_agree(boxes):
 
 @settings(max_examples=40, deadline=None)
 @given(arrays(np.float64, (2, 5, 2), elements=st.floats(0, 30)))
-def test_polygons_rasterise_as_in_the_coco_api(points):
+def test_polygons_rasterize_as_in_the_coco_api(points):
     polygons = [polygon.reshape(-1) for polygon in points]
     rles = mask_util.frPyObjects([polygon.tolist() for polygon in polygons], 30, 40)
     expected = mask_util.decode(mask_util.merge(rles)).astype(bool)
@@ -163,10 +163,10 @@ def test_polygon_masks_convert_and_check_their_input():
     assert masks.to("cuda:7") is masks and masks.device == torch.device("cpu")
     with pytest.raises(ValueError, match="list .instances. of lists"):
         PolygonMasks(np.zeros((1, 1, 6)))
-    with pytest.raises(ValueError, match="list around it"):
+    with pytest.raises(ValueError, match="list around a single polygon"):
         PolygonMasks([np.zeros(6)])
     for wrong in ([0.0] * 4, [0.0] * 7, [[0.0] * 6]):
-        with pytest.raises(ValueError, match="Cannot create a polygon"):
+        with pytest.raises(ValueError, match="at least three corners"):
             PolygonMasks([[wrong]])
 
 

@@ -1,7 +1,6 @@
 """Seeds, the user's environment module, and the description of the machine."""
 
 import random
-import sys
 
 import cv2
 import numpy as np
@@ -58,15 +57,6 @@ def test_environment_module_needs_the_function(tmp_path):
     file.write_text("")
     with pytest.raises(ValueError, match="empty.py.*setup_environment"):
         env.setup_custom_environment(str(file))
-
-
-def test_files_are_imported_under_a_given_name(tmp_path):
-    file = tmp_path / "some.py"
-    file.write_text("VALUE = 3\n")
-    assert env._import_file("imported_by_test_env", str(file)).VALUE == 3
-    assert "imported_by_test_env" not in sys.modules
-    env._import_file("imported_by_test_env", str(file), make_importable=True)
-    assert sys.modules.pop("imported_by_test_env").VALUE == 3
 
 
 def test_description_of_the_machine(monkeypatch):

@@ -13,6 +13,7 @@ from detectron2.utils.events import (
     JSONWriter,
     TensorboardXWriter,
     get_event_storage,
+    has_event_storage,
 )
 
 
@@ -23,10 +24,11 @@ def read_lines(path) -> list[dict]:
 def test_innermost_storage_is_found():
     with pytest.raises(ValueError, match="with EventStorage"):
         get_event_storage()
+    assert not has_event_storage()
     with EventStorage() as outer:
         with EventStorage(5) as inner:
             assert get_event_storage() is inner and inner.iter == inner.iteration == 5
-        assert get_event_storage() is outer
+        assert get_event_storage() is outer and has_event_storage()
 
 
 def test_scalars_keep_history_and_latest():
@@ -72,23 +74,25 @@ def test_smoothing_is_the_median_over_a_window_of_iterations():
     assert smoothed["last"] == (values[-1], 29)
 
 
-def test_json_lines_hold_scalars_at_their_own_iterations(tmp_path):
+def test_json_has_one_line_for_each_iteration_with_news(tmp_path):
+    periods = {"every": 1, "third": 3, "fifth": 5}
     path = tmp_path / "metrics.json"
     with EventStorage() as storage:
         writer = JSONWriter(str(path))
-        for k in range(60):
-            if k % 17 == 0:
-                storage.put_scalar("rare", k, smoothing_hint=False)
-            storage.put_scalar("each", k, smoothing_hint=False)
-            if (k + 1) % 20 == 0:
+        for now in range(12):
+            for name, period in periods.items():
+                if now % period == 0:
+                    storage.put_scalar(name, now, smoothing_hint=False)
+            if now % 4 == 3:
                 writer.write()
-                writer.write()  # nothing new: writes nothing
+                writer.write()  # there is nothing new
             storage.step()
         writer.close()
-    lines = read_lines(path)
-    assert [line["iteration"] for line in lines] == [17, 19, 34, 39, 51, 59]
-    assert [line.get("rare") for line in lines] == [17, None, 34, None, 51, None]
-    assert [line.get("each") for line in lines] == [None, 19, None, 39, None, 59]
+    news = {0: "fifth", 3: "every third", 5: "fifth", 6: "third", 7: "every"}
+    news |= {9: "third", 10: "fifth", 11: "every"}
+    assert read_lines(path) == [
+        {"iteration": at} | dict.fromkeys(names.split(), float(at)) for at, names in news.items()
+    ]
 
 
 def test_json_of_a_resumed_run_is_appended(tmp_path):

@@ -4,6 +4,7 @@ Cells of all levels share one flat numbering: level 0's cells row by row, then l
 The frame that the cells divide is the padded network input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ class PyramidGrids:
         num_grids: S of each level.
         scale_ranges: (low, high) of each level: it holds low <= sqrt(box area) < high, in pixels.
         strides: smallest mask area of each level, in pixels at stride 4 (exclusive).
-        sigma: part of a box, around its mass centre, that is positive.
+        sigma: share of a box, around the mask's center of mass, that is positive.
     """
 
     num_grids: tuple[int, ...]
@@ -59,11 +60,16 @@ class PyramidGrids:
         return torch.tensor(self.strides, device=cells.device)[self.levels_of(cells)]
 
 
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, S, S) of all levels as rows of cells: (B, sum of S * S, C)."""
+    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+
+
 def reference_cells(positions: Tensor, frame: int, grid: int) -> Tensor:
     """Cells of float32 pixel positions, computed as published training runs did.
 
-    Upstream parity: floor division by 1 / S in float32 puts a position on a cell's exact border
-    one cell too low now and then; released checkpoints learned from such targets.
+    Upstream parity: floor division by 1 / S in float32 puts some positions on the exact
+    border of a cell one cell too low; released checkpoints learned from such targets.
     """
     return ((positions / frame) // (1.0 / grid)).long()
 
@@ -83,8 +89,8 @@ def covered_cells(
 ) -> tuple[Tensor, Tensor]:
     """Positive cells of instances on every level whose range holds their size.
 
-    On its level an instance covers the cells under centre +- sigma / 2 * size, at most one cell
-    beyond the centre's.
+    On its level an instance covers the cells under center +- sigma / 2 * size, at most one cell
+    away from the center's cell.
 
     Args:
         centers_xy: (N, 2) in pixels.  sizes_wh: (N, 2) box width and height in pixels.

@@ -23,7 +23,7 @@ def conv_norm_relu(in_channels: int, channels: int, norm: str, kernel_size: int 
     return [conv, *norms, nn.ReLU(inplace=True)]
 
 
-def initialise_convs(module: nn.Module) -> None:
+def initialize_convs(module: nn.Module) -> None:
     """Draw all convolution weights from normal(std 0.01) and zero their biases, in place."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -95,8 +95,8 @@ class SOLOv2InsHead(nn.Module):
         tower_channels = channels if num_convs else in_channels
         self.cate_pred = nn.Conv2d(tower_channels, num_classes, 3, padding=1)
         self.kernel_pred = nn.Conv2d(tower_channels, num_kernels, 3, padding=1)
-        initialise_convs(self)
-        # So that every class starts with probability `prior_prob` in every cell.
+        initialize_convs(self)
+        # Every class starts with probability `prior_prob` in every cell.
         nn.init.constant_(self.cate_pred.bias, -math.log((1 - prior_prob) / prior_prob))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -119,7 +119,7 @@ class SOLOv2InsHead(nn.Module):
         return [resize(x, (s, s)) for x, s in zip(levels, self.num_grids, strict=True)]
 
     def category_towers(self, grid_features: Sequence[Tensor]) -> list[Tensor]:
-        """Inputs of `cate_pred`, (B, channels, S, S) a level; this branch sees no coordinates."""
+        """Inputs of `cate_pred`, (B, channels, S, S) a level; this branch gets no coordinates."""
         extra = 2 if self.use_coord_conv else 0
         return [self.cate_tower(x[:, : x.shape[1] - extra]) for x in grid_features]
 
@@ -131,8 +131,8 @@ class SOLOv2InsHead(nn.Module):
 class SOLOv2MaskHead(nn.Module):
     """Merge pyramid levels into one mask feature at stride 4: (B, num_masks, Hf, Wf).
 
-    Level i is convolved and doubled in size i times (level 0: convolved once); the coarsest one
-    also sees coordinates. Attribute names are state-dict keys of released checkpoints.
+    Level i is convolved and upsampled by 2 i times (level 0 is convolved once). The coarsest level
+    also gets coordinates. Attribute names are state-dict keys of released checkpoints.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SOLOv2MaskHead(nn.Module):
                     )
             self.convs_all_levels.append(nn.Sequential(steps))
         self.conv_pred = nn.Sequential(*conv_norm_relu(channels, num_masks, norm, kernel_size=1))
-        initialise_convs(self)
+        initialize_convs(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Pyramid features, finest first, each half the size of the one before."""

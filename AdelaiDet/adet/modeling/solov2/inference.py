@@ -1,8 +1,8 @@
 """From candidate kernels to instance masks of the original image.
 
 A candidate is a dynamic kernel with a class and a score. Its mask is the sigmoid of the kernel's
-product with the mask feature; candidates with too small, too doubtful or doubled masks are
-dropped, and only the few that are left are enlarged to the image's size.
+product with the mask feature. Candidates are dropped if their mask is too small, too uncertain or
+a duplicate; only the masks of the remaining ones are enlarged to the image's size.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from .grids import MASK_STRIDE, PyramidGrids
 from .nms import NMS_KERNELS, mask_nms, matrix_nms
 
 NMS_TYPES = ("matrix", "mask")
-# Mask pixels handled at a time, a bound on memory (with a fourth, a CPU took a third longer).
+# Mask pixels handled at a time, to bound memory. A quarter of it took a third longer on a CPU.
 CHUNK_PIXELS_CPU = 2**24
 CHUNK_PIXELS_GPU = 2**26
 
-# Why a prompt made no mask, in the order in which candidates are dropped.
+# Why a prompted instance has no mask, in the order in which candidates are dropped.
 REASONS = (
-    "no_point",  # neither a point nor a pixel of a mask
+    "no_point",  # it has neither a point nor a mask with pixels
     "outside",  # the point lies outside the image
     "size",  # no level's FPN_SCALE_RANGES holds the instance's box
     "score_0",  # no level made a mask with a score above 0
@@ -67,8 +67,8 @@ class Candidates:
     """N candidates of one image.
 
     kernels: (N, K).  classes: (N,) int64.  scores: (N,).  cells: (N,) int64, flat.
-    prompts: (N,) int64, the input instance that each candidate answers, or None.
-    refused: reason by input instance, for the prompts that have no candidate.
+    prompts: (N,) int64, the input instance that each candidate belongs to, or None.
+    refused: reason by input instance, for those that have no candidate.
     """
 
     kernels: Tensor
@@ -121,7 +121,7 @@ def segment(
     grids: PyramidGrids,
     settings: InferenceSettings,
 ) -> tuple[Instances, list[dict]]:
-    """Instances of one image, best score first, and the prompts that made none.
+    """Instances of one image, best score first, and the input instances that got none.
 
     Args:
         feature: (K, Hf, Wf), the mask feature of the padded input.
@@ -133,11 +133,11 @@ def segment(
         [{"instance": input instance, "reason": one of REASONS}, ...].
     """
     pixels = feature.flatten(1)
-    fates = torch.full((len(candidates),), -1, device=feature.device)
+    outcomes = torch.full((len(candidates),), -1, device=feature.device)
     alive = torch.arange(len(candidates), device=feature.device)
 
     def narrow(keep: Tensor, reason: str) -> Tensor:
-        fates[alive[~keep]] = REASONS.index(reason)
+        outcomes[alive[~keep]] = REASONS.index(reason)
         return alive[keep]
 
     alive = narrow(candidates.scores > settings.score_thr, "score_thr")
@@ -151,16 +151,16 @@ def segment(
     probabilities = mask_probabilities(candidates.kernels[alive], pixels)
     updated = suppress(probabilities, candidates, alive, scores[alive], settings)
     narrow(updated > 0, "nms")
-    # Rows of `probabilities` that stay, best first: large arrays are not copied at every step.
+    # Rows of `probabilities` to keep, best first. Indexing rows avoids copies of large arrays.
     rows = torch.sort(updated, descending=True, stable=True).indices[: int((updated > 0).sum())]
-    fates[alive[rows[settings.max_per_img :]]] = REASONS.index("max_per_img")
+    outcomes[alive[rows[settings.max_per_img :]]] = REASONS.index("max_per_img")
     rows = rows[: settings.max_per_img]
     alive, updated = alive[rows], updated[rows]
 
     masks = enlarge(
         probabilities[rows].unflatten(1, feature.shape[1:]), image_size_hw, output_size_hw, settings
     )
-    if candidates.prompts is not None:  # a prompt's empty mask is a failure to be told
+    if candidates.prompts is not None:  # report an instance whose mask is empty
         filled = masks.flatten(1).any(dim=1)
         alive, masks, updated = narrow(filled, "empty"), masks[filled], updated[filled]
     results = Instances(output_size_hw)
@@ -170,7 +170,7 @@ def segment(
     results.scores = torch.ones_like(updated) if settings.eval_pseudo_label else updated
     if candidates.prompts is not None:
         results.prompt_indices = candidates.prompts[alive]
-    return results, unmatched_prompts(candidates, fates)
+    return results, unmatched_prompts(candidates, outcomes)
 
 
 def rate_cells(
@@ -213,8 +213,8 @@ def enlarge(
 ) -> Tensor:
     """Masks (N, H, W) bool of the original image from probabilities (N, Hf, Wf) at stride 4.
 
-    Enlarged by 4, cropped to the unpadded input, resized to the output and thresholded; in chunks,
-    since the enlarged probabilities of many masks are what takes the most memory.
+    They are enlarged by 4, cropped to the unpadded input, resized to the output and thresholded;
+    in chunks, since the enlarged probabilities take the most memory of all inference.
     """
     size = [MASK_STRIDE * n for n in probabilities.shape[-2:]]
     height, width = image_size_hw
@@ -234,19 +234,21 @@ def enlarge(
     return masks
 
 
-def unmatched_prompts(candidates: Candidates, fates: Tensor) -> list[dict]:
-    """[{"instance", "reason"}] of the prompts without a mask, in the order of input instances.
+def unmatched_prompts(candidates: Candidates, outcomes: Tensor) -> list[dict]:
+    """[{"instance", "reason"}] of the input instances without a mask, in their order.
 
-    The reason is what stopped the candidate that came furthest.
+    The reason is where the candidate that passed the most steps was dropped.
 
     Args:
-        fates: (N,) int64, index into REASONS, -1 for a candidate that made a mask.
+        outcomes: (N,) int64, index into REASONS, -1 for a candidate that made a mask.
     """
     reasons = dict(candidates.refused or {})
     if candidates.prompts is not None:
         furthest: dict[int, int] = {}
-        for prompt, fate in zip(candidates.prompts.tolist(), fates.tolist(), strict=True):
-            fate = len(REASONS) if fate < 0 else fate
-            furthest[prompt] = max(fate, furthest.get(prompt, fate))
-        reasons |= {p: REASONS[fate] for p, fate in furthest.items() if fate < len(REASONS)}
+        for prompt, outcome in zip(candidates.prompts.tolist(), outcomes.tolist(), strict=True):
+            outcome = len(REASONS) if outcome < 0 else outcome
+            furthest[prompt] = max(outcome, furthest.get(prompt, outcome))
+        reasons |= {
+            p: REASONS[outcome] for p, outcome in furthest.items() if outcome < len(REASONS)
+        }
     return [{"instance": i, "reason": reasons[i]} for i in sorted(reasons)]

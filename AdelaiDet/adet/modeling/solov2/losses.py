@@ -44,7 +44,7 @@ def mask_loss(kernels: Tensor, features: Tensor, targets: Sequence[ImageTargets]
     count = 0
     for image_kernels, feature, target in zip(kernels, features, targets, strict=True):
         masks = target.masks.flatten(1)
-        # An instance too small to leave a pixel at stride 4 still has its class, but no mask.
+        # An instance too small to keep a pixel at stride 4 has a class target, but no mask loss.
         visible = masks.bool().any(dim=1)[target.instances]
         cells, instances = target.cells[visible], target.instances[visible]
         if len(cells) == 0:
@@ -76,8 +76,8 @@ def mean_over_processes(
 ) -> float:
     """max(sum of `count` + add, minimum) / number of processes.
 
-    Gradients are averaged over processes; with this normaliser that average is what one process
-    would compute from all images.
+    Gradients are averaged over processes; with this normalizer the average equals what one
+    process would compute from all images.
     """
     processes = comm.get_world_size()
     if processes > 1:

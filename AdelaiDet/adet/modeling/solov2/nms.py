@@ -1,12 +1,12 @@
-"""Suppression of doubled cells and doubled masks."""
+"""Suppress duplicate cells and duplicate masks."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 NMS_KERNELS = ("gaussian", "linear")
-# Masks are compact: in a strip of the image lie few of them. With fewer masks one product of the
-# whole image is faster (measured on a CPU).
+# Masks are compact: few of them reach into any one strip of the image. For groups smaller than
+# LARGE_GROUP, one product over the whole image is faster (measured on a CPU).
 STRIP_PIXELS = 1024
 LARGE_GROUP = 64
 
@@ -21,8 +21,8 @@ def point_nms(scores: Tensor) -> Tensor:
 def mask_iou_matrix(masks: Tensor, groups: Tensor) -> Tensor:
     """IoU of every pair of masks of the same group: (N, N) float32, 0 for other pairs.
 
-    Two empty masks give 0. Only what can overlap is multiplied: masks of one group, and within a
-    large group, strip by strip of the image, those with a pixel there.
+    Two empty masks give 0. Only masks that can overlap are multiplied: masks of one group and, in a
+    large group, masks with pixels in the same strip of the image.
 
     Args:
         masks: (N, HW) 0 or 1.  groups: (N,) int64.
@@ -44,7 +44,7 @@ def mask_iou_matrix(masks: Tensor, groups: Tensor) -> Tensor:
 
 
 def add_products(total: Tensor, masks: Tensor, rows: Tensor) -> None:
-    """Add the dot products of some rows of masks (N, P) to their places of `total` (N, N)."""
+    """Add the dot products between some rows of masks (N, P) to their entries of `total` (N, N)."""
     own = masks[rows]
     total[rows[:, None], rows] += own @ own.T
 
@@ -63,7 +63,7 @@ def matrix_nms(
     if len(scores) == 0:
         return scores
     ious = mask_iou_matrix(masks, groups).triu(diagonal=1)  # [i, j]: i is better than j
-    # How much mask i is itself suppressed; what a suppressed mask suppresses counts less.
+    # How much mask i is itself suppressed: a suppressed mask suppresses others less.
     worst = ious.amax(dim=0)[:, None]
     if kernel == "gaussian":
         decay = torch.exp(-sigma * (ious**2 - worst**2))
@@ -81,7 +81,7 @@ def mask_nms(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
     """
     overlaps = (mask_iou_matrix(masks, groups) > threshold).triu(diagonal=1).cpu().numpy()
     keep = torch.ones(len(masks), dtype=torch.bool).numpy()
-    for i, row in enumerate(overlaps):  # N steps on rows of bits; each needs the one before
+    for i, row in enumerate(overlaps):  # N sequential steps, each on a row of bits
         if keep[i]:
             keep &= ~row
     return torch.from_numpy(keep).to(masks.device)

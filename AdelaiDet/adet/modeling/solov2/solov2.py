@@ -7,29 +7,33 @@ import torch
 from torch import Tensor, nn
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, MetaArchitecture, build_backbone
 from detectron2.structures import ImageList
 
-from .grids import MASK_STRIDE, PyramidGrids
+from .grids import MASK_STRIDE, PyramidGrids, flatten_levels
 from .heads import SOLOv2InsHead, SOLOv2MaskHead
 from .inference import Candidates, InferenceSettings, segment
+from .labels import InstanceLabels
 from .losses import category_loss, mask_loss
-from .prompts import (
-    PROMPTS,
-    Batch,
-    ImagePrompts,
-    flatten_levels,
-    point_candidates,
-    read_prompts,
-    sized_candidates,
-    unprompted_candidates,
-)
+from .predictions import Predictions
+from .prompts import get_prompt
 from .targets import ImageTargets, image_targets
 
 
 @META_ARCH_REGISTRY.register()
-class SOLOv2(nn.Module):
+class SOLOv2(MetaArchitecture, nn.Module):
     """Segment instances by location: each grid cell predicts a class and a mask kernel."""
+
+    num_classes_key = "MODEL.SOLOV2.NUM_CLASSES"
+    prompt_key = "MODEL.SOLOV2.PROMPT"
+
+    @classmethod
+    def evaluation_mode(cls, cfg: CfgNode) -> str | None:
+        node = cfg.MODEL.SOLOV2
+        scores = "scores forced to 1" if node.EVAL_PSEUDO_LABEL else "scores of the network"
+        if cls.reads_prompts(cfg):
+            return f"pseudo-label quality: prompt={node.PROMPT}, {scores}"
+        return f"not detector AP: {scores}" if node.EVAL_PSEUDO_LABEL else None
 
     @configurable
     def __init__(
@@ -51,8 +55,6 @@ class SOLOv2(nn.Module):
         dice_weight: float = 3.0,
     ):
         super().__init__()
-        if prompt not in PROMPTS:
-            raise ValueError(f"MODEL.SOLOV2.PROMPT={prompt!r}; expected one of {PROMPTS}")
         if len(instance_in_features) != len(grids):
             raise ValueError(
                 f"MODEL.SOLOV2.INSTANCE_IN_FEATURES {list(instance_in_features)} needs one entry "
@@ -65,7 +67,7 @@ class SOLOv2(nn.Module):
         self.mask_in_features = list(mask_in_features)
         self.grids = grids
         self.settings = settings
-        self.prompt = prompt
+        self.prompt = get_prompt(prompt)
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.focal_weight = focal_weight
@@ -131,7 +133,7 @@ class SOLOv2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
@@ -158,15 +160,14 @@ class SOLOv2(nn.Module):
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], images: ImageList) -> list[dict]:
         """Results of a batch; see `forward`."""
-        prompts = None
-        if self.prompt != "none":  # read first: bad input fails before the expensive part
-            prompts = [read_prompts(x, self.prompt, self.device) for x in batched_inputs]
-        batch = self.extract(images)
-        candidates = self.candidates(batch, prompts)
-        return self.postprocess(batched_inputs, batch, candidates, prompts)
+        # Labels are read first: bad input fails before the expensive part.
+        labels = self.prompt.read(batched_inputs, self.device)
+        predictions = self.extract(images)
+        candidates = self.prompt.choose(predictions, labels, self.settings)
+        return self.postprocess(batched_inputs, predictions, candidates, labels)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised images, padded to one size."""
+        """Normalized images, padded to one size."""
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(x - self.pixel_mean) / self.pixel_std for x in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
@@ -207,10 +208,12 @@ class SOLOv2(nn.Module):
             "loss_cate": loss_cate * self.focal_weight,
         }
 
-    def extract(self, images: ImageList) -> Batch:
+    def extract(self, images: ImageList) -> Predictions:
         """The part of inference that no prompt changes: backbone and mask branch."""
         features = self.backbone(images.tensor)
-        return Batch(
+        return Predictions(
+            head=self.ins_head,
+            grids=self.grids,
             grid_features=self.ins_head.grid_features(
                 [features[f] for f in self.instance_in_features]
             ),
@@ -219,35 +222,29 @@ class SOLOv2(nn.Module):
             frame_hw=tuple(images.tensor.shape[-2:]),
         )
 
-    def candidates(self, batch: Batch, prompts: list[ImagePrompts] | None) -> list[Candidates]:
-        """Kernels to try on each image, chosen by scores or by the prompt."""
-        if self.prompt == "point":
-            return point_candidates(self.ins_head, batch, self.grids, self.settings, prompts)
-        if self.prompt in ("cls", "point_with_size"):
-            use_scores = self.prompt == "cls"
-            return sized_candidates(
-                self.ins_head, batch, self.grids, prompts, use_scores=use_scores
-            )
-        return unprompted_candidates(self.ins_head, batch, self.grids, self.settings, prompts)
-
     def postprocess(
         self,
         batched_inputs: list[dict],
-        batch: Batch,
+        predictions: Predictions,
         candidates: list[Candidates],
-        prompts: list[ImagePrompts] | None,
+        labels: list[InstanceLabels] | None,
     ) -> list[dict]:
         """Results in pixels of the wanted outputs; see `forward`."""
         results = []
         for i, record in enumerate(batched_inputs):
-            size = batch.image_sizes_hw[i]
+            size = predictions.image_sizes_hw[i]
             output_size = (int(record.get("height", size[0])), int(record.get("width", size[1])))
             instances, unmatched = segment(
-                candidates[i], batch.mask_features[i], size, output_size, self.grids, self.settings
+                candidates[i],
+                predictions.mask_features[i],
+                size,
+                output_size,
+                self.grids,
+                self.settings,
             )
             result = {"instances": instances}
             if candidates[i].prompts is not None:
-                points = prompts[i].points_xy[instances.prompt_indices]
+                points = labels[i].points_xy[instances.prompt_indices]
                 scale = points.new_tensor([output_size[1] / size[1], output_size[0] / size[0]])
                 instances.pred_points = (points * scale).float()
                 result["unmatched"] = unmatched
@@ -269,15 +266,16 @@ def refuse_unsupported(node: CfgNode) -> None:
     """Raise on values of `MODEL.SOLOV2` that exist upstream and would change nothing here."""
     if node.USE_DCN_IN_INSTANCE:
         raise ValueError(
-            "MODEL.SOLOV2.USE_DCN_IN_INSTANCE=True; deformable convolutions are not built, only "
-            "False is allowed"
+            "MODEL.SOLOV2.USE_DCN_IN_INSTANCE=True; deformable convolutions are not implemented; "
+            "set it to False"
         )
     if not node.LOSS.FOCAL_USE_SIGMOID:
         raise ValueError(
-            "MODEL.SOLOV2.LOSS.FOCAL_USE_SIGMOID=False; only the sigmoid focal loss (True) exists"
+            "MODEL.SOLOV2.LOSS.FOCAL_USE_SIGMOID=False; only sigmoid focal loss is implemented: "
+            "set it to True"
         )
     if node.NUM_MASKS != node.NUM_KERNELS:
         raise ValueError(
-            f"MODEL.SOLOV2.NUM_MASKS={node.NUM_MASKS} and NUM_KERNELS={node.NUM_KERNELS} are "
-            "multiplied with each other and have to be equal"
+            f"MODEL.SOLOV2.NUM_MASKS={node.NUM_MASKS} and NUM_KERNELS={node.NUM_KERNELS} "
+            "must be equal: kernels are multiplied with the mask feature"
         )

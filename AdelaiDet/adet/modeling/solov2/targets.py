@@ -1,7 +1,7 @@
 """Training targets of SOLOv2: which cells learn which instance.
 
-Everything here runs where the annotations lie (the CPU in training); only the quarter-size masks
-have to travel to the accelerator.
+Everything here runs on the device of the annotations (the CPU in training), so that only the
+quarter-size masks are copied to the accelerator.
 """
 
 from dataclasses import dataclass
@@ -62,13 +62,13 @@ def image_targets(
 
 
 def instance_bitmasks(instances: Instances) -> Tensor:
-    """`gt_masks` as (N, H, W) bool; polygons are rasterised at the instances' image size."""
+    """`gt_masks` as (N, H, W) bool; polygons are rasterized at the instances' image size."""
     if len(instances) == 0:
         return torch.zeros(0, *instances.image_size, dtype=torch.bool)
     if not instances.has("gt_masks"):
         raise ValueError(
             "SOLOv2 training needs gt_masks; the annotations of an image have none. Points alone "
-            "do not train it: merge pseudo labels for them first (tools/merge_labels.py)"
+            "cannot train it: merge pseudo labels for them first (tools/merge_labels.py)"
         )
     masks = instances.gt_masks
     if isinstance(masks, PolygonMasks):
@@ -80,7 +80,7 @@ def instance_bitmasks(instances: Instances) -> Tensor:
 def centers_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Mean pixel index of each mask: (N, 2) float32 x and y, and the areas (N,) int64.
 
-    The centre of an empty mask is (0, 0).
+    The center of an empty mask is (0, 0).
     """
     count, height, width = masks.shape
     ys = torch.arange(height, dtype=torch.float32, device=masks.device)
@@ -101,8 +101,8 @@ def centers_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
 def quarter_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Masks (N, H, W) shrunk to a quarter and zero padded to `size_hw`: (N, Hf, Wf) uint8.
 
-    OpenCV's fixed-point bilinear resize of bytes is used as it is, since its rounding decides the
-    border pixels of the targets that published checkpoints learned.
+    This uses OpenCV's fixed-point bilinear resize of bytes: its rounding decides the border pixels
+    of the targets that published checkpoints learned.
     """
     count, height, width = masks.shape
     # Halves round up, as the resize helper of published runs does.

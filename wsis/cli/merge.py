@@ -1,0 +1,50 @@
+"""Merge strong labels and pseudo labels into one COCO file, the student's training set.
+
+    wsis merge --annotations a_s.json --weak-annotations a_w.json --records weak.jsonl \\
+        --output a_sw.json
+
+Strong annotations are kept as they are, pseudo ones follow in the records' order; ids are 1..N.
+Images are the strong ones, then the weak ones, with or without a surviving label.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from weaklabels.merge import merge_labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    strong = parser.add_mutually_exclusive_group(required=True)
+    strong.add_argument("--annotations", type=Path, help="COCO file with full masks (*_s.json)")
+    strong.add_argument("--strong-json", type=Path, dest="annotations", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--records", type=Path, required=True, help="prediction records of weak images (.jsonl)"
+    )
+    parser.add_argument(
+        "--weak-annotations",
+        type=Path,
+        help="COCO file with points (*_w.json); its images all enter the merged file; "
+        "without it the weak images are those of the records",
+    )
+    parser.add_argument("--weak-json", type=Path, dest="weak_annotations", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--output", type=Path, required=True, help="merged COCO file to write (*_sw.json)"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=-math.inf, help="leave out pseudo labels below it"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the merged file and tell what is in it."""
+    counts = merge_labels(
+        args.annotations, args.records, args.output, args.weak_annotations, args.min_score
+    )
+    print(
+        f"{args.output}: {counts.strong_images} strong + {counts.weak_images} weak images, "
+        f"{counts.strong} strong + {counts.pseudo} pseudo labels; left out: "
+        f"{counts.low_scores} below the minimum score, {counts.empty_masks} empty"
+    )
+    return 0
