@@ -6,7 +6,6 @@ the output, in the order of the predictions.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import time
@@ -17,14 +16,16 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from .annotations import Annotations, load_annotations
+from weaklabels.coco import Annotations, load_annotations
+from weaklabels.files import atomic_bytes, dumps, file_sha256
+from weaklabels.records import Record
+
 from .distributed import World, world
 from .pipeline import KEPT_PRIOR, make_groups, refine_groups
-from .records import Record, read_records, write_line
+from .predictions import read_predictions
 from .refiner import DEFAULT_BATCH_SIZE, MaskRefiner
 
 LISTED = 10  # unreadable images that the summary names
-HASH_BLOCK = 1 << 20
 
 
 @dataclass
@@ -130,20 +131,12 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """All that the results depend on."""
     return {
-        "checkpoint": _sha256(args.checkpoint),
-        "predictions": _sha256(args.predictions),
-        "annotations": None if annotations is None else _sha256(annotations.path),
+        "checkpoint": file_sha256(args.checkpoint),
+        "predictions": file_sha256(args.predictions),
+        "annotations": None if annotations is None else file_sha256(annotations.path),
         "batch_size": args.batch_size,
         "device": here.device.type,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Part:
@@ -178,7 +171,7 @@ class Part:
 
     def append(self, record: Record) -> None:
         """Write a record as a whole line."""
-        self._file.write(write_line(record).encode("utf-8"))
+        self._file.write((dumps(record) + "\n").encode("utf-8"))
         self._file.flush()
 
     def close(self) -> None:
@@ -200,7 +193,7 @@ def _refine_share(
     bar = tqdm(desc="refine", unit=" images", total=_count(args), disable=not here.is_first)
 
     def share() -> Iterator[list[Record]]:
-        records = _unique(read_records(args.predictions, annotations), order, args.predictions)
+        records = _unique(read_predictions(args.predictions, annotations), order, args.predictions)
         for number, group in enumerate(make_groups(records)):
             todo = any(record["image_id"] not in part.done for record in group)
             if number % here.size == here.rank and todo:
@@ -262,14 +255,12 @@ def _merge(parts: list[Path], order: list[int], out: Path, summary: Summary) -> 
                 summary.instances += len(record["instances"])
                 summary.kept_priors += sum(KEPT_PRIOR in i for i in record["instances"])
                 place = file.tell()
-        temporary = out.with_name(f"{out.name}.tmp")
-        with open(temporary, "wb") as merged:
+        with atomic_bytes(out) as merged:
             for image_id in order:
                 if image_id in places:
                     number, place = places[image_id]
                     files[number].seek(place)
                     merged.write(files[number].readline())
-        os.replace(temporary, out)
     finally:
         for file in files:
             file.close()

@@ -14,14 +14,16 @@ from pycocotools import mask as mask_api
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
 from maskrefinenet.__main__ import main
-from maskrefinenet.annotations import decode_mask, encode_mask, load_annotations
 from maskrefinenet.checkpoint import NetworkConfig, load_checkpoint, network_content
 from maskrefinenet.crops import CropBox
-from maskrefinenet.evaluate import evaluate_records
 from maskrefinenet.pipeline import GROUP_IMAGES, GROUP_INSTANCES, make_groups
-from maskrefinenet.records import mask_fields, read_records, write_line
+from maskrefinenet.predictions import read_predictions
 from maskrefinenet.refiner import paste
 from tests.golden.inputs import fill_state_dict
+from weaklabels.coco import load_annotations
+from weaklabels.evaluate import records_ap
+from weaklabels.files import dumps
+from weaklabels.masks import decode_mask, encode_mask, mask_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ({"id": 1, "name": "a"}, {"id": 13, "name": "b"})
@@ -41,14 +43,14 @@ def checkpoint(tmp_path_factory) -> Path:
 def weak(tinycoco, tmp_path) -> Path:
     """40 images, copies of one, with the same three instances; one image has none."""
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.json", annotations)
+    (record,) = read_predictions(tinycoco / "pred_weak.json", annotations)
     lines = []
     for number in range(40):
         name = f"{number}.jpg"
         shutil.copy(tinycoco / record["file_name"], tmp_path / name)
         instances = [] if number == 7 else record["instances"][: 1 + number % 3]
         row = {**record, "image_id": number, "file_name": name, "instances": instances}
-        lines.append(write_line(row))
+        lines.append(dumps(row) + "\n")
     path = tmp_path / "weak.jsonl"
     path.write_text("".join(lines))
     return path
@@ -64,7 +66,7 @@ def refine(checkpoint: Path, weak: Path, out: Path, *extra: str) -> list[str]:
 def test_refinement_equals_the_reference(reference_network, golden, golden_folder, tinycoco):
     """Seeded weights at 128 x 128; the third instance keeps its prior. Boxes there are short."""
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.pth", annotations)
+    (record,) = read_predictions(tinycoco / "pred_weak.pth", annotations)
     image, rows = golden["decoded_632"], record["instances"]
     refiner = MaskRefiner(reference_network, size=128)
     masks = np.stack([decode_mask(row["segmentation"], *image.shape[:2]) for row in rows])
@@ -85,7 +87,7 @@ def test_refine_twice_is_byte_identical_and_keeps_what_it_must(checkpoint, weak,
     assert main(refine(checkpoint, weak, outs[0])) == 0
     assert main(refine(checkpoint, weak, outs[1], "--workers", "1")) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()
-    before, after = list(read_records(weak)), list(read_records(outs[0]))
+    before, after = list(read_predictions(weak)), list(read_predictions(outs[0]))
     assert [r["image_id"] for r in after] == list(range(40))
     changed = 0
     for old, new in zip(before, after, strict=True):
@@ -101,7 +103,7 @@ def test_refine_twice_is_byte_identical_and_keeps_what_it_must(checkpoint, weak,
 
 def test_records_equal_the_library_call(checkpoint, weak, tmp_path, golden):
     assert main(refine(checkpoint, weak, tmp_path / "out.jsonl")) == 0
-    old, new = (list(read_records(p))[2]["instances"] for p in (weak, tmp_path / "out.jsonl"))
+    old, new = (list(read_predictions(p))[2]["instances"] for p in (weak, tmp_path / "out.jsonl"))
     refined = MaskRefiner.load(checkpoint).refine(
         golden["decoded_632"],
         np.stack([decode_mask(row["segmentation"], 100, 140) for row in old]),
@@ -188,12 +190,14 @@ def test_unreadable_images_are_reported_left_out_and_retried(checkpoint, weak, t
     assert main(refine(checkpoint, weak, out)) == 1
     told = capsys.readouterr().out
     assert "2 images are left out" in told
-    assert "5.jpg: no such image" in told and "6.jpg: cannot be read" in told
-    assert [r["image_id"] for r in read_records(out)] == [i for i in range(40) if i not in (5, 6)]
+    assert "5.jpg: no readable image" in told and "6.jpg: cannot be read" in told
+    assert [r["image_id"] for r in read_predictions(out)] == [
+        i for i in range(40) if i not in (5, 6)
+    ]
     image.write_bytes(content)
     (tmp_path / "6.jpg").write_bytes(content)
     assert main(refine(checkpoint, weak, out)) == 0
-    assert [r["image_id"] for r in read_records(out)] == list(range(40))
+    assert [r["image_id"] for r in read_predictions(out)] == list(range(40))
 
 
 def test_empty_priors_and_empty_results(golden, checkpoint):
@@ -216,7 +220,7 @@ def test_kept_priors_are_marked_and_counted(checkpoint, weak, tmp_path, capsys):
     torch.save(content, tmp_path / "nothing.pth")
     out = tmp_path / "out.jsonl"
     assert main(refine(tmp_path / "nothing.pth", weak, out)) == 0
-    instances = [row for record in read_records(out) for row in record["instances"]]
+    instances = [row for record in read_predictions(out) for row in record["instances"]]
     assert f"{len(instances)} kept their prior mask" in capsys.readouterr().out
     assert all(row["kept_prior"] for row in instances)
 
@@ -306,8 +310,8 @@ def test_evaluation_of_the_truth_is_perfect(tinycoco):
         for mask in [decode_mask(row["segmentation"], 100, 140)]
     ]
     records = [{"image_id": 632, "instances": rows}]
-    assert evaluate_records(records, annotations)["AP"] == pytest.approx(100)
-    assert evaluate_records([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
+    assert records_ap(records, annotations)["AP"] == pytest.approx(100)
+    assert records_ap([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
     del annotations.instances[632][0]["segmentation"]
     with pytest.raises(ValueError, match="has no mask; evaluation needs masks"):
-        evaluate_records(records, annotations)
+        records_ap(records, annotations)

@@ -9,13 +9,13 @@ import torchvision
 
 from maskrefinenet import MaskRefineNet, train_command
 from maskrefinenet.__main__ import main
-from maskrefinenet.annotations import load_annotations
 from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
 from maskrefinenet.distributed import World, world
 from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundary
 from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
 from maskrefinenet.train_command import training_pairs
+from weaklabels.coco import load_annotations
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ from torch.nn import functional as F
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
 from maskrefinenet.__main__ import make_parser
-from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
 from maskrefinenet.distributed import world
 from maskrefinenet.model import Decoder, SameConv2d
 from maskrefinenet.points import class_point_map
-from maskrefinenet.records import mask_fields, write_line
 from maskrefinenet.refine import refine_file
 from maskrefinenet.refiner import Crop
+from weaklabels.files import dumps
+from weaklabels.masks import encode_mask, mask_fields
 
 IMAGE_HW = (480, 640)
 INSTANCES_PER_IMAGE = 5
@@ -175,7 +175,7 @@ def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: in
         with open(records, "w", encoding="utf-8") as file:
             for number in range(max(1, instances // INSTANCES_PER_IMAGE)):
                 scene = random_scene(rng, min(instances, INSTANCES_PER_IMAGE), model.num_classes)
-                file.write(write_line(_record(folder, number, *scene)))
+                file.write(dumps(_record(folder, number, *scene)) + "\n")
         arguments = ["refine", "--checkpoint", str(checkpoint), "--predictions", str(records)]
         arguments += ["--image-root", name, "--out", str(folder / "out.jsonl"), "--device", "cpu"]
         with world("cpu") as here:
