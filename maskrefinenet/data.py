@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .annotations import decode_mask
-from .crops import CropBox, centre_of_mass, crop_box, network_input, resize_image, resize_mask
-from .images import read_image
+from weaklabels.masks import center_of_mass, decode_mask
+from weaklabels.pictures import read_image
+
+from .crops import CropBox, crop_box, network_input, resize_image, resize_mask
 from .noise import add_noise
 from .pairs import Pair
 
@@ -44,7 +45,7 @@ class PairDataset(Dataset):
     """Maps a position to a sample.
 
     inputs: (4, S, S) float32, normalised RGB image and prior.
-    point: (2,) int64, (x, y), the centre of mass of the target in the crop.
+    point: (2,) int64, (x, y), the center of mass of the target in the crop.
     class_id: () int64 class index.
     target: (S, S) int64, 1 on the instance.
     """
@@ -128,10 +129,10 @@ class PairDataset(Dataset):
         return result
 
     def _point(self, target: np.ndarray, pair: Pair, box: CropBox, side: int) -> tuple[int, int]:
-        """The target's centre; where no pixel of it is left, its centre in the whole image."""
-        centre = centre_of_mass(target)
-        if centre is not None:
-            return int(centre[0]), int(centre[1])
+        """The target's center; where no pixel of it is left, its center in the whole image."""
+        center = center_of_mass(target)
+        if center is not None:
+            return int(center[0]), int(center[1])
         offset = (self.size - side) // 2
         x = int((pair.point_xy[0] - box.x0) * side / box.width) + offset
         y = int((pair.point_xy[1] - box.y0) * side / box.height) + offset

@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .annotations import Annotations, load_annotations
+from weaklabels.coco import Annotations, load_annotations
+from weaklabels.evaluate import records_ap
+from weaklabels.records import Record
+
 from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE, NetworkConfig, load_encoder
 from .data import Augmentation, PairDataset
 from .distributed import World
-from .evaluate import evaluate_records
 from .model import MaskRefineNet
 from .pairs import RULES, Pair, match_predictions
 from .pipeline import make_groups, refine_groups
-from .records import Record, read_records
+from .predictions import read_predictions
 from .refiner import MaskRefiner
 from .train import Schedule, Trainer, Validate
 
@@ -144,7 +146,7 @@ def training_pairs(
         if not path.is_file():
             raise FileNotFoundError(f"--records {path}: no such file")
         records = tqdm(
-            read_records(path, annotations),
+            read_predictions(path, annotations),
             desc=f"match {path.name}",
             unit=" images",
             disable=not progress,
@@ -163,8 +165,8 @@ def _validation(
     if settings is None:
         return None
     truth = load_annotations(settings.annotations)
-    records = list(read_records(settings.records, truth))
-    prior = evaluate_records(records, truth)["AP"]
+    records = list(read_predictions(settings.records, truth))
+    prior = _known_ap(records, truth)["AP"]
     share = list(make_groups(records))[here.rank :: here.size]
 
     def validate(model: MaskRefineNet) -> dict[str, float]:
@@ -181,6 +183,11 @@ def _validation(
                 raise ValueError(f"validation: {result.unreadable[0]}")
             refined += result.records
         everything = [record for share in here.gather(refined) for record in share]
-        return {**evaluate_records(everything, truth), "AP_prior": prior}
+        return {**_known_ap(everything, truth), "AP_prior": prior}
 
     return validate
+
+
+def _known_ap(records: list[Record], truth: Annotations) -> dict[str, float]:
+    """AP of the records, without the size classes of which there is no instance."""
+    return {name: ap for name, ap in records_ap(records, truth).items() if ap is not None}

@@ -7,14 +7,15 @@ import torch
 from pycocotools import mask as mask_api
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.annotations import decode_mask, encode_mask, load_annotations
 from maskrefinenet.checkpoint import NetworkConfig, load_checkpoint, network_content
 from maskrefinenet.crops import CropBox
-from maskrefinenet.evaluate import evaluate_records
 from maskrefinenet.pipeline import GROUP_IMAGES, GROUP_INSTANCES, make_groups
-from maskrefinenet.records import mask_fields, read_records
+from maskrefinenet.predictions import read_predictions
 from maskrefinenet.refiner import paste
 from tests.golden.inputs import fill_state_dict
+from weaklabels.coco import load_annotations
+from weaklabels.evaluate import records_ap
+from weaklabels.masks import decode_mask, encode_mask, mask_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ({"id": 1, "name": "a"}, {"id": 13, "name": "b"})
@@ -33,7 +34,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_refinement_equals_the_reference(reference_network, golden, golden_folder, tinycoco):
     """Seeded weights at 128 x 128; the third instance keeps its prior. Boxes there are short."""
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.pth", annotations)
+    (record,) = read_predictions(tinycoco / "pred_weak.pth", annotations)
     image, rows = golden["decoded_632"], record["instances"]
     refiner = MaskRefiner(reference_network, size=128)
     masks = np.stack([decode_mask(row["segmentation"], *image.shape[:2]) for row in rows])
@@ -134,8 +135,8 @@ def test_evaluation_of_the_truth_is_perfect(tinycoco):
         for mask in [decode_mask(row["segmentation"], 100, 140)]
     ]
     records = [{"image_id": 632, "instances": rows}]
-    assert evaluate_records(records, annotations)["AP"] == pytest.approx(100)
-    assert evaluate_records([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
+    assert records_ap(records, annotations)["AP"] == pytest.approx(100)
+    assert records_ap([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
     del annotations.instances[632][0]["segmentation"]
     with pytest.raises(ValueError, match="has no mask; evaluation needs masks"):
-        evaluate_records(records, annotations)
+        records_ap(records, annotations)

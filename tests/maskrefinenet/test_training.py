@@ -8,7 +8,6 @@ import torchvision
 
 from maskrefinenet import MaskRefineNet
 from maskrefinenet.__main__ import main, make_parser
-from maskrefinenet.annotations import load_annotations
 from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
 from maskrefinenet.distributed import World, world
@@ -16,6 +15,7 @@ from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundar
 from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
 from maskrefinenet.train_command import OLD_SPELLINGS, settings_of
 from maskrefinenet.train_run import training_pairs
+from weaklabels.coco import load_annotations
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.annotations import decode_mask, load_annotations
 from maskrefinenet.checkpoint import NetworkConfig, network_content
-from maskrefinenet.records import read_records, write_line
+from maskrefinenet.predictions import read_predictions
 from tests.golden.inputs import fill_state_dict
+from weaklabels.coco import load_annotations
+from weaklabels.files import dumps
+from weaklabels.masks import decode_mask
 from wsis.cli.main import program
 from wsis.launcher import Job
 from wsis.refine import REFINERS, Refiner, RefineSettings
@@ -45,14 +47,14 @@ def checkpoint(tmp_path_factory) -> Path:
 def weak(tmp_path) -> Path:
     """40 images, copies of one, with the same three instances; one image has none."""
     annotations = load_annotations(TINYCOCO / "instances_train2017_tiny_w.json")
-    (record,) = read_records(TINYCOCO / "pred_weak.json", annotations)
+    (record,) = read_predictions(TINYCOCO / "pred_weak.json", annotations)
     lines = []
     for number in range(40):
         name = f"{number}.jpg"
         shutil.copy(TINYCOCO / record["file_name"], tmp_path / name)
         instances = [] if number == 7 else record["instances"][: 1 + number % 3]
         row = {**record, "image_id": number, "file_name": name, "instances": instances}
-        lines.append(write_line(row))
+        lines.append(dumps(row) + "\n")
     path = tmp_path / "weak.jsonl"
     path.write_text("".join(lines))
     return path
@@ -70,7 +72,7 @@ def test_refine_twice_is_byte_identical_and_keeps_what_it_must(checkpoint, weak,
     assert main(refine(checkpoint, weak, outs[0])) == 0
     assert main(refine(checkpoint, weak, outs[1], "--workers", "1")) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()
-    before, after = list(read_records(weak)), list(read_records(outs[0]))
+    before, after = list(read_predictions(weak)), list(read_predictions(outs[0]))
     assert [r["image_id"] for r in after] == list(range(40))
     changed = 0
     for old, new in zip(before, after, strict=True):
@@ -86,7 +88,7 @@ def test_refine_twice_is_byte_identical_and_keeps_what_it_must(checkpoint, weak,
 
 def test_records_equal_the_library_call(checkpoint, weak, tmp_path):
     assert main(refine(checkpoint, weak, tmp_path / "out.jsonl")) == 0
-    old, new = (list(read_records(p))[2]["instances"] for p in (weak, tmp_path / "out.jsonl"))
+    old, new = (list(read_predictions(p))[2]["instances"] for p in (weak, tmp_path / "out.jsonl"))
     refined = MaskRefiner.load(checkpoint).refine(
         image_of(weak, 2),
         np.stack([decode_mask(row["segmentation"], 100, 140) for row in old]),
@@ -173,12 +175,14 @@ def test_unreadable_images_are_reported_left_out_and_retried(checkpoint, weak, t
     assert main(refine(checkpoint, weak, out)) == 1
     told = capsys.readouterr().out
     assert "2 images are left out" in told
-    assert "5.jpg: no such image" in told and "6.jpg: cannot be read" in told
-    assert [r["image_id"] for r in read_records(out)] == [i for i in range(40) if i not in (5, 6)]
+    assert "5.jpg: no readable image" in told and "6.jpg: cannot be read" in told
+    assert [r["image_id"] for r in read_predictions(out)] == [
+        i for i in range(40) if i not in (5, 6)
+    ]
     image.write_bytes(content)
     (tmp_path / "6.jpg").write_bytes(content)
     assert main(refine(checkpoint, weak, out)) == 0
-    assert [r["image_id"] for r in read_records(out)] == list(range(40))
+    assert [r["image_id"] for r in read_predictions(out)] == list(range(40))
 
 
 def test_kept_priors_are_marked_and_counted(checkpoint, weak, tmp_path, capsys):
@@ -187,7 +191,7 @@ def test_kept_priors_are_marked_and_counted(checkpoint, weak, tmp_path, capsys):
     torch.save(content, tmp_path / "nothing.pth")
     out = tmp_path / "out.jsonl"
     assert main(refine(tmp_path / "nothing.pth", weak, out)) == 0
-    instances = [row for record in read_records(out) for row in record["instances"]]
+    instances = [row for record in read_predictions(out) for row in record["instances"]]
     assert f"{len(instances)} kept their prior mask" in capsys.readouterr().out
     assert all(row["kept_prior"] for row in instances)
 
@@ -280,7 +284,7 @@ def test_any_refiner_runs_in_the_driver(checkpoint, weak, tmp_path, monkeypatch)
     (tmp_path / "9.jpg").unlink()
     settings = RefineSettings(weak, checkpoint, tmp_path, tmp_path / "out.jsonl", refiner="grown")
     report = refine_file(settings, Job(num_gpus=0))
-    before, after = list(read_records(weak)), list(read_records(tmp_path / "out.jsonl"))
+    before, after = list(read_predictions(weak)), list(read_predictions(tmp_path / "out.jsonl"))
     assert (report.images, len(report.unreadable)) == (39, 1)
     assert [r["image_id"] for r in after] == [i for i in range(40) if i != 9]
     kept = 0
@@ -301,7 +305,7 @@ def test_any_refiner_runs_in_the_driver(checkpoint, weak, tmp_path, monkeypatch)
 def test_refining_an_image_equals_refining_records(checkpoint, weak, tmp_path):
     """MaskRefineNet's own way through groups agrees with the protocol's way through one image."""
     network = REFINERS["maskrefinenet"](checkpoint, torch.device("cpu"), 16)
-    records = list(read_records(weak))[:4]
+    records = list(read_predictions(weak))[:4]
     options = {"workers": 1, "category_ids": None}
     (group,) = network.refine_groups([records], tmp_path, **options)
     (single,) = Refiner.refine_groups(network, [records], tmp_path, **options)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
-from maskrefinenet.records import mask_fields, write_line
 from maskrefinenet.refiner import Crop
+from weaklabels.files import dumps
+from weaklabels.masks import encode_mask, mask_fields
 from wsis.launcher import Job
 from wsis.refine import RefineSettings, refine
 
@@ -145,7 +145,7 @@ def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: in
         with open(records, "w", encoding="utf-8") as file:
             for number in range(max(1, instances // INSTANCES_PER_IMAGE)):
                 scene = random_scene(rng, min(instances, INSTANCES_PER_IMAGE), model.num_classes)
-                file.write(write_line(_record(folder, number, *scene)))
+                file.write(dumps(_record(folder, number, *scene)) + "\n")
         settings = RefineSettings(
             records=records, weights=checkpoint, image_root=folder, output=folder / "out.jsonl"
         )

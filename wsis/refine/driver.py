@@ -1,7 +1,7 @@
 """Refine a file of prediction records with any refiner: stream, share, resume, merge."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 from tqdm import tqdm
 
 from detectron2.utils import comm
-from maskrefinenet.annotations import Annotations, load_annotations
-from maskrefinenet.records import Record, read_records
+from maskrefinenet.predictions import read_predictions
 from maskrefinenet.refiner import DEFAULT_BATCH_SIZE
+from weaklabels.coco import Annotations, load_annotations
 from weaklabels.files import file_sha256
+from weaklabels.records import Record
 from weaklabels.shards import RecordShards, ShardWriter
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
 from wsis.sharded import Share, write_sharded
@@ -158,31 +159,14 @@ class _Work:
         self, finished: set[int], image_ids: list[int], bar: tqdm
     ) -> Iterator[list[Record]]:
         """The groups of this process; the ids of all images are noted in `image_ids`."""
-        records = _unique(_read(self.settings.records, self.annotations), image_ids)
+        records = read_predictions(self.settings.records, self.annotations)
         for number, group in enumerate(self.refiner.groups(records)):
+            image_ids.extend(record["image_id"] for record in group)
             is_mine = number % comm.get_world_size() == comm.get_rank()
             if is_mine and any(record["image_id"] not in finished for record in group):
                 yield group
             else:
                 bar.update(len(group))
-
-
-def _read(path: Path, annotations: Annotations | None) -> Iterator[tuple[str, Record]]:
-    """(where, record) of any file that holds predictions."""
-    for record in read_records(path, annotations):
-        yield str(path), record
-
-
-def _unique(records: Iterable[tuple[str, Record]], image_ids: list[int]) -> Iterator[Record]:
-    """The records, their image ids noted in `image_ids`; an image may come once."""
-    seen: set[int] = set()
-    for where, record in records:
-        image_id = record["image_id"]
-        if image_id in seen:
-            raise ValueError(f"{where}: image {image_id} has two records; one is allowed")
-        seen.add(image_id)
-        image_ids.append(image_id)
-        yield record
 
 
 def _count(path: Path) -> int | None:

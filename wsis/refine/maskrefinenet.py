@@ -10,8 +10,8 @@ from detectron2.utils import comm
 from maskrefinenet import MaskRefiner
 from maskrefinenet.distributed import World
 from maskrefinenet.pipeline import make_groups, refine_groups
-from maskrefinenet.records import Record
 from maskrefinenet.train_run import TrainSettings, train
+from weaklabels.records import Record
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
 
 from .protocol import RefinedGroup, Refiner

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from maskrefinenet.annotations import decode_mask, encode_mask
-from maskrefinenet.images import read_image
-from maskrefinenet.records import Record, mask_fields
+from weaklabels.masks import decode_mask, encode_mask, mask_fields, segmentation_rle
+from weaklabels.pictures import read_image
+from weaklabels.records import Record, instance_point
 
 KEPT_PRIOR = "kept_prior"  # marks an instance whose mask is its prior one
 IMAGES_READ_AHEAD = 8  # for each worker
@@ -135,6 +135,8 @@ def _refine_record(
             f"{len(classes)}"
         )
     size = (record["height"], record["width"])
+    for row in rows:
+        row.setdefault("point", instance_point(row, *size))
     masks, scores = refiner.refine(
         image,
         np.stack([decode_mask(row["segmentation"], *size) for row in rows]).astype(bool),
@@ -146,7 +148,7 @@ def _refine_record(
         if mask.any():
             row.update(mask_fields(encode_mask(mask)))
         else:
-            row.update(mask_fields(row["segmentation"]))
+            row.update(mask_fields(segmentation_rle(row["segmentation"], *size)))
             row[KEPT_PRIOR] = True
         if scores is not None:
             row["score"] = float(scores[index])
