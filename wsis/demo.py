@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.detection_utils import read_image
+from detectron2.modeling import meta_architecture
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.logger import setup_logger
@@ -63,6 +64,11 @@ class DemoSettings:
             raise ValueError(f"--point is for one image, --input gives {len(self.images)}")
 
     @property
+    def prompt(self) -> str:
+        """What the network is told."""
+        return "point" if self.points else "none"
+
+    @property
     def least_score(self) -> float:
         """The score below which nothing is kept."""
         if self.confidence is not None:
@@ -106,7 +112,7 @@ def read_classes(settings: DemoSettings, num_classes: int) -> Classes:
         return read_classes_json(settings.classes_json)
     if num_classes != len(COCO_CATEGORIES):
         raise ValueError(
-            f"MODEL.SOLOV2.NUM_CLASSES is {num_classes}: say which classes these are, with "
+            f"the config has {num_classes} classes: say which classes these are, with "
             "--classes a,b,c or --classes-json FILE (a COCO annotation file, or a list of names)"
         )
     names, ids = zip(*((c["name"], c["id"]) for c in COCO_CATEGORIES), strict=True)
@@ -167,12 +173,13 @@ def make_config(settings: DemoSettings) -> CfgNode:
     cfg = load_config(settings.config_file, settings.overrides, num_gpus=settings.num_gpus)
     if settings.weights is not None:
         cfg.MODEL.WEIGHTS = settings.weights
-    if cfg.MODEL.META_ARCHITECTURE != "SOLOv2":
+    prompt_key = meta_architecture(cfg).prompt_key
+    if prompt_key is None:
         raise ValueError(
-            f"{settings.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}; "
-            "only 'SOLOv2' takes points"
+            f"{settings.config_file}: {cfg.MODEL.META_ARCHITECTURE} takes no points; give a config "
+            "of a network that does, such as PointWSSIS/R101_teacher.yaml"
         )
-    cfg.MODEL.SOLOV2.PROMPT = "point" if settings.points else "none"
+    cfg.merge_from_list([prompt_key, settings.prompt])
     return cfg
 
 
@@ -263,8 +270,9 @@ def demonstrate(settings: DemoSettings) -> None:
     """Predict, refine and draw each image, and write predictions.jsonl; say what was found."""
     setup_logger(name="fvcore")
     cfg = make_config(settings)
-    classes = read_classes(settings, cfg.MODEL.SOLOV2.NUM_CLASSES)
-    cfg.MODEL.SOLOV2.NUM_CLASSES = len(classes.names)
+    architecture = meta_architecture(cfg)
+    classes = read_classes(settings, architecture.num_classes(cfg))
+    cfg.merge_from_list([architecture.num_classes_key, len(classes.names)])
     records = read_inputs(settings, classes)
     model = load_trained(cfg)
     if settings.refiner:
@@ -285,5 +293,5 @@ def demonstrate(settings: DemoSettings) -> None:
             for item in line.pop("unmatched"):
                 print(f"{record['file_name']}: no mask at {item['point']}: {item['reason']}")
             file.write(dumps(line) + "\n")
-            print(f"{overlay}: {len(instances)} instances (prompt={cfg.MODEL.SOLOV2.PROMPT})")
+            print(f"{overlay}: {len(instances)} instances (prompt={settings.prompt})")
     print(f"{predictions}: {len(records)} records")

@@ -11,6 +11,7 @@ import torch
 from pycocotools import mask as mask_utils
 
 from detectron2.data import DatasetMapper
+from detectron2.modeling import meta_architecture
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import load_images
 from weaklabels.files import read_json
@@ -69,7 +70,7 @@ def load_labels(run: Path, name: str) -> dict[int, ImageLabels]:
 def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]) -> ImageLabels:
     """What the student finds by itself on an image, in place of the pseudo labels."""
     cfg = load_config(flag_of(run, "student", "config-file"))
-    cfg.MODEL.SOLOV2.NUM_CLASSES = len(ids)
+    cfg.merge_from_list([meta_architecture(cfg).num_classes_key, len(ids)])
     cfg.MODEL.WEIGHTS = str(run / "student" / "model_final.pth")
     record = {"file_name": str(root / entry.image["file_name"])}
     record |= {"height": entry.image["height"], "width": entry.image["width"]}

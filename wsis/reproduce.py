@@ -18,6 +18,7 @@ from tabulate import tabulate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.inline import register_inline_datasets
 from detectron2.evaluation.coco_evaluation import RESULTS_FILE
+from detectron2.modeling import meta_architecture
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images
 from weaklabels.files import atomic_text, read_json, write_json
@@ -25,7 +26,7 @@ from wsis.config import load_config
 from wsis.launcher import Job, launch
 from wsis.released import CONFIGS, read_releases, released_path, verify
 from wsis.trained_model import load_trained
-from wsis.training import PROMPTED_TASK, Trainer, TrainingSettings, evaluation_mode, setup
+from wsis.training import PROMPTED_TASK, Trainer, TrainingSettings, setup
 
 STAGES = ("teacher", "pseudo_labels", "student")
 SPLITS = {"val2017": "coco_2017_val", "test-dev": "coco_2017_test-dev"}
@@ -173,7 +174,10 @@ def evaluate(settings: TrainingSettings) -> dict[str, Any]:
     results = Trainer.test(cfg, load_trained(cfg))
     figures = results.get("segm", results.get(f"{PROMPTED_TASK}segm"))
     plain = f"detector AP: prompt={cfg.MODEL.SOLOV2.PROMPT}, scores of the network"
-    return {"mode": evaluation_mode(cfg) or plain, "figures": without_nan(figures)}
+    return {
+        "mode": meta_architecture(cfg).evaluation_mode(cfg) or plain,
+        "figures": without_nan(figures),
+    }
 
 
 def without_nan(figures: dict[str, float] | None) -> dict[str, float | None] | None:

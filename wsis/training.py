@@ -30,7 +30,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     verify_results,
 )
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import meta_architecture
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from weaklabels.files import atomic_text, read_json
@@ -40,24 +40,6 @@ PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used la
 # Below OUTPUT_DIR: results without and with test-time augmentation.
 INFERENCE_FOLDER = "inference"
 AUGMENTED_FOLDER = "inference_TTA"
-# Node of MODEL that holds the NUM_CLASSES of each meta-architecture.
-CLASSES_NODE = {"SOLOv2": "SOLOV2", "GeneralizedRCNN": "ROI_HEADS"}
-
-
-def evaluation_mode(cfg: CfgNode) -> str | None:
-    """What makes this config's figures differ from a detector's AP; None where nothing does."""
-    if cfg.MODEL.META_ARCHITECTURE != "SOLOv2":
-        return None
-    solov2 = cfg.MODEL.SOLOV2
-    scores = "scores forced to 1" if solov2.EVAL_PSEUDO_LABEL else "scores of the network"
-    if solov2.PROMPT != "none":
-        return f"pseudo-label quality: prompt={solov2.PROMPT}, {scores}"
-    return f"not detector AP: {scores}" if solov2.EVAL_PSEUDO_LABEL else None
-
-
-def is_prompted(cfg: CfgNode) -> bool:
-    """Whether the network reads labelled points (or boxes or classes) at test time."""
-    return cfg.MODEL.META_ARCHITECTURE == "SOLOv2" and cfg.MODEL.SOLOV2.PROMPT != "none"
 
 
 class Trainer(DefaultTrainer):
@@ -65,7 +47,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=is_prompted(cfg))
+        prompted = meta_architecture(cfg).reads_prompts(cfg)
+        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=prompted)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -77,7 +60,8 @@ class Trainer(DefaultTrainer):
         Args:
             folder: where results go, below OUTPUT_DIR.
         """
-        metadata, mode = MetadataCatalog.get(dataset_name), evaluation_mode(cfg)
+        metadata = MetadataCatalog.get(dataset_name)
+        mode = meta_architecture(cfg).evaluation_mode(cfg)
         evaluator_type = metadata.get("evaluator_type", "coco")
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
@@ -101,7 +85,7 @@ class Trainer(DefaultTrainer):
         The figures and the mode that made them are also written to inference/summary.json.
         """
         results = super().test(cfg, model, evaluators)
-        if is_prompted(cfg):
+        if meta_architecture(cfg).reads_prompts(cfg):
             single = len(cfg.DATASETS.TEST) == 1
             results = (
                 name_prompted(results)
@@ -115,7 +99,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
         """As `test`, on the images that TEST.AUG describes; names of results end with `_TTA`."""
-        model = GeneralizedRCNNWithTTA(cfg, model)
+        model = meta_architecture(cfg).with_tta(cfg, model)
         evaluators = [
             cls.build_evaluator(cfg, name, AUGMENTED_FOLDER) for name in cfg.DATASETS.TEST
         ]
@@ -145,7 +129,7 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
     """Write OUTPUT_DIR/folder/summary.json: what was measured, how, and with which weights."""
     content = {
         "datasets": list(cfg.DATASETS.TEST),
-        "mode": evaluation_mode(cfg) or "detector",
+        "mode": meta_architecture(cfg).evaluation_mode(cfg) or "detector",
         "weights": cfg.MODEL.WEIGHTS,
         "results": results,
     }
@@ -177,10 +161,10 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
     datasets = test if eval_only else [*cfg.DATASETS.TRAIN, *test]
     classes = {name: class_names(name) for name in datasets}
     classes = {name: names for name, names in classes.items() if names is not None}
-    node_name = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
-    if node_name is None or not classes:
+    architecture = meta_architecture(cfg)
+    key = architecture.num_classes_key
+    if key is None or not classes:
         return []
-    node = cfg.MODEL[node_name]
     first, wanted = next(iter(classes.items()))
     notes = []
     for name, names in classes.items():
@@ -192,12 +176,11 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
             )
         if names != wanted:
             notes.append(f"{name} names its classes otherwise than {first}: {_some(names)}")
-    before = node.NUM_CLASSES
+    before = architecture.num_classes(cfg)
     if before != len(wanted):
-        node.NUM_CLASSES = len(wanted)
+        cfg.merge_from_list([key, len(wanted)])
         notes.append(
-            f"MODEL.{node_name}.NUM_CLASSES set to {len(wanted)} (it was {before}), the classes of "
-            f"{first}: {_some(wanted)}"
+            f"{key} set to {len(wanted)} (it was {before}), the classes of {first}: {_some(wanted)}"
         )
     return notes
 
@@ -225,11 +208,8 @@ class TrainingSettings:
 def setup(settings: TrainingSettings) -> CfgNode:
     """The frozen config of this run; logs, seeds and OUTPUT_DIR are ready afterwards."""
     cfg = load_config(settings.config_file, settings.overrides, num_gpus=settings.num_gpus)
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise ValueError(
-            f"TEST.AUG.ENABLED=True: only GeneralizedRCNN has test-time augmentation, not "
-            f"{cfg.MODEL.META_ARCHITECTURE}; set it to False"
-        )
+    if cfg.TEST.AUG.ENABLED:
+        meta_architecture(cfg).check_tta(cfg)
     for split in ("TEST",) if settings.eval_only else ("TRAIN", "TEST"):
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
     notes = adapt_num_classes(cfg, settings.eval_only)
@@ -238,8 +218,9 @@ def setup(settings: TrainingSettings) -> CfgNode:
     logger = logging.getLogger("detectron2.train_net")
     for note in notes:
         logger.warning(note)
-    if evaluation_mode(cfg):
-        logger.info("Evaluation mode: %s", evaluation_mode(cfg))
+    mode = meta_architecture(cfg).evaluation_mode(cfg)
+    if mode:
+        logger.info("Evaluation mode: %s", mode)
     return cfg
 
 

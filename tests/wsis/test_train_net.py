@@ -15,9 +15,10 @@ from PIL import Image
 from adet.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.modeling import meta_architecture
 from tests.wsis import run_training
 from wsis.cli.main import program
-from wsis.training import Trainer, adapt_num_classes, evaluation_mode
+from wsis.training import Trainer, adapt_num_classes
 
 main = partial(program, "train")
 ROOT = Path(__file__).parents[2]
@@ -187,7 +188,8 @@ def config(train=(), test=(), **changes):
     ],
 )
 def test_modes(changes, mode):
-    assert evaluation_mode(config(**changes)) == mode
+    cfg = config(**changes)
+    assert meta_architecture(cfg).evaluation_mode(cfg) == mode
 
 
 @pytest.fixture

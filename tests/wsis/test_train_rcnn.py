@@ -97,4 +97,4 @@ def test_training_on_precomputed_proposals(shapes, tmp_path):
 def test_augmentation_is_refused_for_other_networks(shapes, tmp_path, capsys):
     changes = {"MODEL__META_ARCHITECTURE": "SOLOv2", "TEST__AUG__ENABLED": True}
     assert run(shapes, tmp_path, **changes) == 2
-    assert "only GeneralizedRCNN" in capsys.readouterr().err
+    assert "SOLOv2 has no test-time augmentation" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test
 from detectron2.data.catalog import Metadata
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.inline import register_inline_datasets
+from detectron2.modeling import meta_architecture
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
@@ -120,11 +121,18 @@ def make_config(settings: GenerateSettings, job: Job, num_classes: int) -> CfgNo
     cfg = load_config(settings.config_file, settings.overrides, num_gpus=job.num_gpus)
     if settings.weights is not None:
         cfg.MODEL.WEIGHTS = settings.weights
-    cfg.MODEL.SOLOV2.PROMPT = settings.prompt
+    architecture = meta_architecture(cfg)
+    if architecture.prompt_key is None:
+        raise ValueError(
+            f"{settings.config_file}: {cfg.MODEL.META_ARCHITECTURE} reads no prompts; generation "
+            "needs a network that does, such as SOLOv2"
+        )
+    cfg.merge_from_list([architecture.prompt_key, settings.prompt])
     cfg.MODEL.SOLOV2.EVAL_PSEUDO_LABEL = False
-    if cfg.MODEL.SOLOV2.NUM_CLASSES != num_classes:
-        logger.info("MODEL.SOLOV2.NUM_CLASSES set to %d, as in %s", num_classes, settings.dataset)
-        cfg.MODEL.SOLOV2.NUM_CLASSES = num_classes
+    if architecture.num_classes(cfg) != num_classes:
+        key = architecture.num_classes_key
+        logger.info("%s set to %d, as in %s", key, num_classes, settings.dataset)
+        cfg.merge_from_list([key, num_classes])
     cfg.freeze()
     return cfg
 
