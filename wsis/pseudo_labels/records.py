@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from detectron2.structures import Instances
+from weaklabels.records import mask_instances
 
 KEEP_UNMATCHED = ("drop", "circle")
 DISC_SHARE = 0.02  # radius of the disc of an unmatched point, relative to the shorter side
@@ -43,7 +43,7 @@ def make_record(
         lost.append({"category_id": category_id, "point": point, "reason": item["reason"]})
         if keep_unmatched == "circle" and point is not None:
             mask = _disc(point, image["height"], image["width"])
-            entries += _entries(mask[None], [category_id], [0.0], [point])
+            entries += mask_instances(mask[None], [category_id], [0.0], [point])
     return {
         "image_id": image["image_id"],
         "file_name": image["record_file_name"],
@@ -66,29 +66,7 @@ def _instances(
             points[row] = [float(value) for value in labeled] if labeled else points[row]
     classes = [category_ids[index] for index in instances.pred_classes.tolist()]
     masks = instances.pred_masks.numpy().astype(np.uint8)
-    return _entries(masks, classes, instances.scores.tolist(), points)
-
-
-def _entries(
-    masks: np.ndarray,
-    category_ids: Sequence[int],
-    scores: Sequence[float],
-    points: Sequence[list[float] | None],
-) -> list[dict[str, Any]]:
-    """Record entries of masks (N, H, W) uint8, in order; `point` is left out where it is None."""
-    if not len(masks):
-        return []
-    rles = mask_utils.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    boxes, areas = mask_utils.toBbox(rles), mask_utils.area(rles)
-    entries = []
-    for i, rle in enumerate(rles):
-        entry = {"category_id": category_ids[i], "score": scores[i]}
-        entry |= {"bbox": [int(value) for value in boxes[i]], "area": int(areas[i])}
-        if points[i] is not None:
-            entry["point"] = points[i]
-        counts = rle["counts"].decode("ascii")
-        entries.append(entry | {"segmentation": {"size": list(rle["size"]), "counts": counts}})
-    return entries
+    return mask_instances(masks, classes, instances.scores.tolist(), points)
 
 
 def _disc(point: Sequence[float], height: int, width: int) -> np.ndarray:
