@@ -38,7 +38,7 @@ SMALLER = {  # beginning of a command: what is added to it
     "python tools/convert_bdd100k.py": (),
     "python tools/import_points.py": (),
     "python -m maskrefinenet train": REFINER.split(),
-    "python -m maskrefinenet refine": ("--device", "cpu"),
+    "wsis refine": ("--num-gpus", "0"),
     "bash scripts/coco": ("--dry-run",),
     "bash scripts/bdd100k": ("--dry-run",),
     "bash scripts/pointwssis.sh": ("--dry-run",),
