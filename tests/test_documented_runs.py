@@ -27,6 +27,7 @@ from tests.documentation import PAGES, SMALL_NETWORK, commands
 from tests.programs import make_shapes
 from weaklabels.masks import segmentation_rle
 from wsis.runner import ROOT
+from wsis.runner.commands import python_path
 
 LINKED = ("configs", "scripts", "tools")
 SHAPES = ("--train", "12", "--val", "2", "--size", "128")
@@ -171,7 +172,7 @@ def test_a_page_can_be_followed(page, workplace):
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=workplace,
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            env=environment | {"PYTHONPATH": python_path()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

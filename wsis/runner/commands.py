@@ -125,5 +125,6 @@ def _program_words(program: str) -> list[str]:
 
 
 def python_path() -> str:
-    """PYTHONPATH for a program of this checkout, whatever the working folder."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """PYTHONPATH with which a program finds the packages of this checkout from any folder."""
+    places = [str(ROOT), str(ROOT / "AdelaiDet"), os.environ.get("PYTHONPATH")]
+    return os.pathsep.join(filter(None, places))
