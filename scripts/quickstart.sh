@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up and run the whole of PointWSSIS on a synthetic data set, on the CPU, in minutes:
+# Set up and run the whole of PointWSSIS on a synthetic dataset, on the CPU, in minutes:
 #   scripts/quickstart.sh [--seeds 3] [--full] [--supervised] [--smoke] [--data nuclei|coco --root DIR]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,13 +1,35 @@
-"""The commands that README and the docs show."""
+"""The commands that README and the docs show, and what makes them small enough for a test."""
 
 import re
-import shlex
 from pathlib import Path
 
 from wsis.runner import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "maskrefinenet" / "README.md", ROOT / "AdelaiDet" / "README.md"]
+# A network and images of a size that a test can afford.
+SMALL_NETWORK = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "DATALOADER.NUM_WORKERS": "0",
+    "MODEL.RESNETS.DEPTH": "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.SOLOV2.INSTANCE_CHANNELS": "64",
+    "MODEL.SOLOV2.NUM_GRIDS": "20,16,12,8,6",
+    "INPUT.MIN_SIZE_TRAIN": "(160,)",
+    "INPUT.MIN_SIZE_TEST": "160",
+    "INPUT.MAX_SIZE_TEST": "240",
+}
+SMALL_REFINER = "--encoder resnet18 --weights none --size 64 --iterations 2 --batch-size 4"
+
+
+def small_pipeline() -> list[str]:
+    """The command that takes every stage of PointWSSIS over a few images on a CPU."""
+    pairs = [word for pair in SMALL_NETWORK.items() for word in pair]
+    command = ["bash", "scripts/coco_10p.sh", *pairs[:4], "--refiner", SMALL_REFINER]
+    return [*command, *pairs[4:]]
 
 
 def commands(page: Path) -> list[str]:
@@ -19,18 +41,3 @@ def commands(page: Path) -> list[str]:
             if command and not command.startswith("#"):
                 found.append(command)
     return list(dict.fromkeys(found))
-
-
-def small_chain() -> list[str]:
-    """The words of README's command that takes every stage over a few images on a CPU."""
-    (command,) = (c for c in commands(ROOT / "README.md") if c.startswith("NUM_GPUS=0 "))
-    return shlex.split(command)
-
-
-def small_network() -> dict[str, str]:
-    """That command's KEY VALUE pairs: a network and images of a size that a test can afford."""
-    words = small_chain()
-    words = words[words.index("scripts/coco_10p.sh") + 1 :]
-    refiner = words.index("--refiner")
-    del words[refiner : refiner + 2]
-    return dict(zip(words[::2], words[1::2], strict=True))

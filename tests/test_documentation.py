@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.documentation import PAGES, commands
+from tests.documentation import PAGES, commands, small_pipeline
 from wsis.runner import ROOT
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
@@ -49,6 +49,11 @@ def test_documented_commands_exist(command, capsys, monkeypatch):
         return
     missing = {option for option in options if option not in help_text(words, capsys, monkeypatch)}
     assert not missing, f"{program} does not know {missing}"
+
+
+def test_readme_shows_the_small_run_that_the_tests_make():
+    (command,) = (c for c in commands(ROOT / "README.md") if c.startswith("NUM_GPUS=0 "))
+    assert shlex.split(command) == ["NUM_GPUS=0", "OUTPUT_DIR=output/tiny", *small_pipeline()]
 
 
 def test_there_are_commands_to_check():

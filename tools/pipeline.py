@@ -1,11 +1,11 @@
-"""Run PointWSSIS from split to student, stage by stage: skip what is done, resume what is not."""
+"""Run PointWSSIS from split to student: the older name of `wsis run pointwssis`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.runner import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("pipeline"))

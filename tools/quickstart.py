@@ -1,11 +1,11 @@
-"""Show on a CPU, in minutes, what a point per instance is worth: the whole chain and its rivals."""
+"""Show on a CPU, in minutes, what a point per instance is worth: `wsis quickstart`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.recipes.quickstart import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("quickstart"))

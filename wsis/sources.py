@@ -1,4 +1,4 @@
-"""The data sets that the pipeline knows: where their files lie, what their subsets are called."""
+"""The datasets that recipes know: where their files lie and what their subsets are called."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where one data set lies and how its files are called; `{subset}` and `{kind}` are filled in.
+    """Where one dataset lies and how its files are called.
 
-    train_name: what DATASETS.TRAIN names (a registered name, or `name=json:root`).
-    how_to_get: told to the user when a file is missing.
+    subset_json, train_name: with `{subset}` ("10p") and `{kind}` ("s", "w", ...) to be filled in.
+    train_name: what DATASETS.TRAIN names, a registered name or `name=json:root`.
+    num_classes: None where the annotation file decides.
+    how_to_get: what the user reads where a file is missing.
     """
 
     train_json: Path
@@ -22,13 +24,16 @@ class DataSource:
     how_to_get: str
 
     def path(self, subset: str, kind: str) -> Path:
+        """The label file of a subset."""
         return Path(self.subset_json.format(subset=subset, kind=kind))
 
     def name(self, subset: str, kind: str) -> str:
+        """What DATASETS.TRAIN says for a subset."""
         return self.train_name.format(subset=subset, kind=kind)
 
 
 def coco(datasets: Path) -> DataSource:
+    """COCO 2017 below the folder `datasets`."""
     annotations = datasets / "coco" / "annotations"
     return DataSource(
         train_json=annotations / "instances_train2017.json",
@@ -44,6 +49,7 @@ def coco(datasets: Path) -> DataSource:
 
 
 def bdd100k(datasets: Path) -> DataSource:
+    """BDD100K's 10,000 images with instance labels below the folder `datasets`."""
     annotations = datasets / "BDD100K" / "annotations"
     return DataSource(
         train_json=annotations / "bdd100k_ins_labels_train.json",
@@ -81,4 +87,5 @@ def own_data(
     )
 
 
+# Datasets with a place of their own below the folder DETECTRON2_DATASETS.
 DATA_SOURCES = {"coco": coco, "bdd100k": bdd100k}

@@ -1,26 +1,28 @@
-"""README's small form of coco_10p.sh, killed once in every stage: it finishes all the same."""
+"""A small run of coco_10p.sh, killed once in every stage: it finishes all the same."""
 
 import json
 import os
-import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-from tests.documentation import small_chain
+from tests.documentation import small_pipeline
 from tests.programs import make_shapes
 from wsis.runner import ROOT
+from wsis.runner.markers import FINISHED, STARTED, read_marker
 
 STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")
 TRAINING = ("teacher", "student")
 EVERY_ITERATION = ("SOLVER.CHECKPOINT_PERIOD", "1")
+PATIENCE = 30.0  # seconds for a stage to be marked as started once it is announced
 
 
 def make_coco(datasets: Path) -> None:
-    """A few scenes laid out as COCO 2017, their forms called by the names of COCO classes."""
+    """A few scenes laid out as COCO 2017, their shapes called by the names of COCO classes."""
     coco = datasets / "coco"
     assert make_shapes([str(coco), "--train", "20", "--val", "2", "--size", "64"]) == 0
     for split in ("train", "val"):
@@ -31,14 +33,11 @@ def make_coco(datasets: Path) -> None:
 
 
 def start(datasets: Path, output: Path, *more: str) -> subprocess.Popen:
-    words = small_chain()
-    given = dict(word.split("=", 1) for word in words if re.match("[A-Z_]+=", word))
-    command = [*words[len(given) :], *EVERY_ITERATION, *more]
-    given |= {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
+    given = {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
     return subprocess.Popen(
-        command,
+        [*small_pipeline(), *EVERY_ITERATION, *more],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | given,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NUM_GPUS": "0"} | given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,8 +45,13 @@ def start(datasets: Path, output: Path, *more: str) -> subprocess.Popen:
     )
 
 
+def state(output: Path, stage: str) -> str | None:
+    marker = read_marker(output / "stages" / f"{stage}.json")
+    return marker and marker.state
+
+
 def kill_in(stage: str, datasets: Path, output: Path) -> None:
-    """Kill the chain in a stage: a training when it has saved something, others at once."""
+    """Kill a run in a stage: in a training once it has saved something, elsewhere at once."""
     process = start(datasets, output)
     work = "Saving checkpoint" if stage in TRAINING else f"] {stage}: "
     reached, lines = False, []
@@ -56,15 +60,18 @@ def kill_in(stage: str, datasets: Path, output: Path) -> None:
         reached = reached or f"] {stage}: " in line
         if reached and work in line:
             break
+    latest = time.monotonic() + PATIENCE
+    while reached and state(output, stage) != STARTED and time.monotonic() < latest:
+        time.sleep(0.01)
+    assert process.poll() is None, "".join(lines[-30:])
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     process.stdout.close()
-    assert reached, "".join(lines[-30:])
-    assert not (output / "stages" / f"{stage}.json").exists()
+    assert state(output, stage) == STARTED
 
 
 def finish(datasets: Path, output: Path, *more: str) -> str:
-    """What the chain prints when it is left to run to its end."""
+    """What a run prints when it is left to run to its end."""
     process = start(datasets, output, *more)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed[-3000:]
@@ -72,13 +79,15 @@ def finish(datasets: Path, output: Path, *more: str) -> str:
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_the_chain_finishes(tmp_path):
+def test_killed_in_every_stage_the_run_finishes(tmp_path):
     datasets, output = tmp_path / "datasets", tmp_path / "output"
     make_coco(datasets)
     for stage in (*STAGES, "student"):
         kill_in(stage, datasets, output)
     printed = finish(datasets, output)
     assert all(f"] {stage}: finished, skipped" in printed for stage in STAGES)
+    assert "] student: finished" not in printed and " is given" not in printed
+    assert {state(output, stage) for stage in (*STAGES, "student")} == {FINISHED}
     student = output / "student" / "model_final.pth"
     before = student.stat().st_mtime_ns
     assert "Nothing to do" in finish(datasets, output)

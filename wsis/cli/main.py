@@ -35,6 +35,9 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "convert-bdd100k": "convert_bdd100k",
     "voc-to-coco": "voc_to_coco",
     "make-shapes": "make_shapes",
+    "run": "run",
+    "pipeline": "pointwssis",
+    "quickstart": "quickstart",
 }
 USER_ERROR = 2  # exit code where the input has to be corrected
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it

@@ -1,337 +1,286 @@
-"""The stages of PointWSSIS as a list of commands, with the published schedules.
+"""The stages of PointWSSIS.
 
 Teacher on the strong images, predictions of two of its checkpoints there, MaskRefineNet trained on
 those, point-guided pseudo labels on the weak images, refinement, merging, student, evaluation.
-Each stage reads files and writes files, so that it can be skipped, resumed or redone by itself.
 """
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from wsis.sources import DataSource
+from weaklabels.coco import CocoFile
+from weaklabels.merge import refuse_other_categories, refuse_shared_images
+from wsis.recipes import given
+from wsis.recipes.plan import (
+    FINAL_MODEL,
+    REFERENCE_GPUS,
+    Plan,
+    student_solver,
+    teacher_solver,
+    tuple_text,
+)
+from wsis.runner import ROOT, Check, Command, Launch, PipelineError, Run, Stage
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE_GPUS = 8  # the published schedules are for 8 GPUs with 2 images each
-CHECKPOINT_PERIOD = 5000  # iterations between the teacher's checkpoints, SPEC 3.6
-RLE_LABELS = ("INPUT.MASK_FORMAT", "bitmask")  # pseudo labels are RLE, which polygon configs refuse
-# Weak images without any label are trained on: there is nothing to find in them (SPEC 7).
-UNLABELLED_IMAGES = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
-CHECKPOINTS_OF_A_SHORT_TEACHER = 9  # where MAX_ITER is overridden: about so many checkpoints
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Teacher schedule of one subset; the refiner learns from the masks at `refiner_iterations`."""
-
-    max_iter: int
-    steps: tuple[int, ...]
-    refiner_iterations: tuple[int, ...]
-
-
-# SPEC 3.6, Table of the teacher's schedules; the reference has no script for 40p.
-SCHEDULES = {
-    "1p": Schedule(10001, (5000, 8000), (4999, 9999)),
-    "2p": Schedule(25001, (15000, 20000), (9999, 19999)),
-    "5p": Schedule(30001, (20000, 25000), (14999, 24999)),
-    "10p": Schedule(45001, (35000, 40000), (29999, 39999)),
-    "20p": Schedule(120001, (90000, 110000), (69999, 99999)),
-    "30p": Schedule(160001, (120000, 150000), (99999, 129999)),
-    "40p": Schedule(215001, (165000, 200000), (139999, 184999)),
-    "50p": Schedule(270001, (210000, 250000), (179999, 239999)),
-}
-STUDENT_SCHEDULE = Schedule(270000, (210000, 250000), ())
+BYTES_PER_CHECKPOINT = 550e6  # R-101-FPN SOLOv2 with its momentum buffers, measured
+IMAGES_LOOKED_FOR = 20  # of the strong file, before the teacher starts
+RESULTS = Path("inference", "coco_instances_results.json")
+SUMMARY = Path("inference", "summary.json")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that decides the commands of one run.
-
-    num_gpus: of one node; 0 trains on the CPU. overrides: KEY VALUE pairs for every training.
-    student_solver: further pairs for the student alone.
-    launcher: what precedes a Python file on several machines (torchrun and its arguments).
-    """
-
-    source: DataSource
-    subset: str
-    schedule: Schedule
-    output: Path
-    teacher_config: str
-    student_config: str
-    num_gpus: int
-    num_nodes: int
-    overrides: tuple[str, ...]
-    refiner_options: tuple[str, ...]
-    split_options: tuple[str, ...]
-    with_refiner: bool
-    student_solver: tuple[str, ...] = ()
-    launcher: tuple[str, ...] = ()
-
-    @property
-    def world_size(self) -> int:
-        return self.num_gpus * self.num_nodes
-
-    @property
-    def scale(self) -> float:
-        """Batch and learning rate of the trainings, of the published ones; see `teacher_solver`."""
-        if self.world_size == 0 or self.override("SOLVER.REFERENCE_WORLD_SIZE"):
-            return 1.0
-        return self.world_size / REFERENCE_GPUS
-
-    def override(self, key: str) -> str | None:
-        """The value that the user gives for a key, the last one where it is given twice."""
-        pairs = dict(zip(self.overrides[::2], self.overrides[1::2], strict=True))
-        return pairs.get(key)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command and the files that it needs and makes.
-
-    keep_existing: results that are there before the first run are taken as given.
-    everywhere: runs on every node of a multi-node job; other stages run on node 0 alone.
-    """
-
-    name: str
-    what: str
-    command: tuple[str, ...]
-    needs: tuple[Path, ...]
-    makes: tuple[Path, ...]
-    keep_existing: bool = False
-    everywhere: bool = False
-
-
-def teacher_solver(plan: Plan) -> tuple[list[str], list[int]]:
-    """The teacher's SOLVER overrides, and the iterations whose checkpoints train the refiner.
-
-    An own SOLVER.MAX_ITER keeps the published proportions. With other than 8 GPUs
-    SOLVER.REFERENCE_WORLD_SIZE scales batch and learning rate linearly and the iterations
-    inversely, checkpoints included.
-    """
-    published, own = plan.schedule, plan.override("SOLVER.MAX_ITER")
-    max_iter = int(own) if own else published.max_iter
-    period = max(1, max_iter // CHECKPOINTS_OF_A_SHORT_TEACHER) if own else CHECKPOINT_PERIOD
-    period = int(plan.override("SOLVER.CHECKPOINT_PERIOD") or period)
-    if period > max_iter:
-        raise ValueError(
-            f"SOLVER.CHECKPOINT_PERIOD {period} saves nothing within {max_iter} iterations; "
-            "MaskRefineNet trains on the masks of two of the teacher's checkpoints: lower it"
-        )
-    share = max_iter / published.max_iter
-    numbers = [max(1, round((i + 1) * share / period)) for i in published.refiner_iterations]
-    # As auto_scale_workers of detectron2.engine does it.
-    scaled_period = max(1, round(period / plan.scale))
-    last = round(max_iter / plan.scale) // scaled_period
-    saved = [min(number, last) * scaled_period - 1 for number in numbers]
-    options = ["SOLVER.MAX_ITER", str(max_iter), *steps(plan, max_iter, published)]
-    return [*options, "SOLVER.CHECKPOINT_PERIOD", str(period)], saved
-
-
-def student_solver(plan: Plan) -> list[str]:
-    """The student's overrides: unlabelled images, and the steps where MAX_ITER is an own one."""
-    own, (key, _) = plan.override("SOLVER.MAX_ITER"), UNLABELLED_IMAGES
-    options = [] if plan.override(key) else list(UNLABELLED_IMAGES)
-    return [*options, *(steps(plan, int(own), STUDENT_SCHEDULE) if own else [])]
-
-
-def steps(plan: Plan, max_iter: int, published: Schedule) -> list[str]:
-    """SOLVER.STEPS at the published shares of `max_iter`; nothing where the user gives them."""
-    if plan.override("SOLVER.STEPS"):
-        return []
-    moved = {round(step * max_iter / published.max_iter) for step in published.steps}
-    return ["SOLVER.STEPS", tuple_text(sorted(step for step in moved if 0 < step < max_iter))]
-
-
-def tuple_text(values: Sequence[object]) -> str:
-    """A tuple as KEY VALUE options take it: (1,2), (1,) or ()."""
-    return "(" + ",".join(repr(value) for value in values) + ("," if len(values) == 1 else "") + ")"
-
-
-def python(plan: Plan, script: str, *, distributed: bool = False) -> list[str]:
-    if distributed and plan.launcher:
-        return [*plan.launcher, script]
-    return [sys.executable, *(["-m", "maskrefinenet"] if script == "maskrefinenet" else [script])]
-
-
-def gpu_flags(plan: Plan) -> list[str]:
-    return [] if plan.launcher else ["--num-gpus", str(plan.num_gpus)]
-
-
-def common_overrides(plan: Plan) -> list[str]:
-    """What every SOLOv2 command is told: classes, device, scaling."""
-    options = []
+def common_options(plan: Plan) -> dict[str, str]:
+    """What every command with a SOLOv2 is told: classes, device, scaling, and the user's own."""
+    options = {}
     if plan.source.num_classes is not None:
-        options += ["MODEL.SOLOV2.NUM_CLASSES", str(plan.source.num_classes)]
-    if plan.num_gpus == 0:
-        options += ["MODEL.DEVICE", "cpu"]
-    if plan.world_size not in (0, REFERENCE_GPUS):
-        options += ["SOLVER.REFERENCE_WORLD_SIZE", str(REFERENCE_GPUS)]
-    return options
+        options["MODEL.SOLOV2.NUM_CLASSES"] = str(plan.source.num_classes)
+    if plan.machines.num_gpus == 0:
+        options["MODEL.DEVICE"] = "cpu"
+    if plan.machines.world_size not in (0, REFERENCE_GPUS):
+        options["SOLVER.REFERENCE_WORLD_SIZE"] = str(REFERENCE_GPUS)
+    return {**options, **plan.overrides}
 
 
-def training(
-    plan: Plan, config: str, train_name: str, output: Path, solver: Sequence[str]
-) -> list[str]:
-    """tools/train_net.py on one data set; --resume starts afresh where there is no checkpoint."""
-    command = [*python(plan, "tools/train_net.py", distributed=True), "--config-file", config]
-    command += [*gpu_flags(plan), "--resume", "OUTPUT_DIR", str(output)]
-    command += ["DATASETS.TRAIN", tuple_text([train_name])]
-    command += ["DATASETS.TEST", tuple_text([plan.source.test_name])]
-    return [*command, *common_overrides(plan), *plan.overrides, *solver]
+def like_val(plan: Plan, look: Callable[..., str]) -> Check:
+    """A check of a given file against the categories of the validation file."""
+    return Check(partial(look, like=plan.source.val_json), (plan.source.val_json,))
 
 
-def generation(plan: Plan, kind: str, prompt: str, weights: Path, output: Path) -> list[str]:
-    """tools/generate_pseudo_labels.py on the strong or weak images of the subset."""
-    command = python(plan, "tools/generate_pseudo_labels.py", distributed=True)
-    command += ["--config-file", plan.teacher_config, *gpu_flags(plan)]
-    command += ["--dataset", plan.source.name(plan.subset, kind), "--prompt", prompt]
-    command += ["--output", str(output), *common_overrides(plan), *plan.overrides]
-    # Last: an own MODEL.WEIGHTS is what a training starts from.
-    return [*command, "MODEL.WEIGHTS", str(weights)]
+def shipped_config(name: str) -> str:
+    """A config file as a command takes it: as it is, or that of the checkout from elsewhere."""
+    shipped = ROOT / name
+    return name if Path(name).is_file() or not shipped.is_file() else str(shipped)
 
 
-def teacher_stages(plan: Plan) -> list[Stage]:
-    source, subset = plan.source, plan.subset
-    strong, weak = source.path(subset, "s"), source.path(subset, "w")
-    split = [*python(plan, "tools/split_coco.py"), str(source.train_json)]
-    split += [*plan.split_options, "--out-dir", str(strong.parent)]
-    split += ["--percent", subset.removesuffix("p")]
-    solver, _ = teacher_solver(plan)
-    output = plan.output / "teacher"
-    return [
-        Stage(
-            "split",
-            "strong images keep masks, weak images keep one point per instance",
-            tuple(split),
-            needs=(source.train_json,),
-            makes=(strong, weak),
-            keep_existing=True,
-        ),
-        Stage(
-            "teacher",
-            "SOLOv2 on the strong images",
-            tuple(training(plan, plan.teacher_config, source.name(subset, "s"), output, solver)),
-            needs=(strong, source.image_root, source.val_json),
-            makes=(output / "model_final.pth",),
-            everywhere=True,
-        ),
-    ]
+def train(
+    plan: Plan, config: str, train_name: str, output: Path, options: Mapping[str, str]
+) -> Command:
+    """Training on one dataset, with an evaluation; --resume starts afresh without a checkpoint."""
+    datasets = {"DATASETS.TRAIN": tuple_text([train_name])}
+    datasets["DATASETS.TEST"] = tuple_text([plan.source.test_name])
+    return Command(
+        "train",
+        flags={"config-file": shipped_config(config), "resume": True},
+        config={"OUTPUT_DIR": str(output), **datasets, **common_options(plan), **options},
+        launch=Launch.SPAWN,
+    )
+
+
+def evaluate(
+    plan: Plan, config: str, weights: Path, output: Path, options: Mapping[str, str]
+) -> Command:
+    """Evaluation of a checkpoint on the validation images."""
+    command = train(plan, config, "", output, options)
+    last = {"DATASETS.TRAIN": "()", "MODEL.WEIGHTS": str(weights)}
+    flags = {"config-file": command.flags["config-file"], "eval-only": True}
+    return replace(command, flags=flags, config={**command.config, **last})
+
+
+def generate(
+    plan: Plan,
+    kind: str,
+    prompt: str,
+    weights: Path,
+    output: Path,
+    options: Mapping[str, str] | None = None,
+) -> Command:
+    """Records of a teacher on the strong ("s") or weak ("w") images of the subset."""
+    dataset = plan.source.name(plan.subset, kind)
+    flags = {"config-file": shipped_config(plan.teacher_config), "dataset": dataset}
+    # The teacher's weights, not those that an own MODEL.WEIGHTS has a training start from.
+    config = {**common_options(plan), "MODEL.WEIGHTS": str(weights), **(options or {})}
+    flags |= {"prompt": prompt, "output": output}
+    return Command("generate", flags=flags, config=config, launch=Launch.SPAWN)
+
+
+def merge(plan: Plan, records: Path, output: Path, min_score: float | None = None) -> Command:
+    """Strong labels and records in one label file."""
+    flags = {"strong-json": plan.strong, "records": records, "weak-json": plan.weak}
+    return Command("merge", flags={**flags, "output": output, "min-score": min_score})
+
+
+def records_stage(
+    name: str, what: str, command: Command, needs: tuple[Path, ...], output: Path, labels: Path
+) -> Stage:
+    """A stage that writes records of the images of a label file."""
+    check = Check(partial(given.check_records, labels=labels), (labels,))
+    leaves = (output.with_suffix(".unmatched.json"),)
+    return Stage(name, what, command, needs, (output,), leaves=leaves, checks={output: check})
+
+
+def training_stage(
+    plan: Plan, name: str, what: str, labels: Path, train_name: str, config: str, own: dict
+) -> Stage:
+    """Training on a label file; of a given checkpoint only the evaluation is left to do."""
+    output = plan.output / name
+    model, *results = output / FINAL_MODEL, output / RESULTS, output / SUMMARY
+    images = plan.source.image_root, plan.source.val_json
+    evaluation = evaluate(plan, config, model, output, own)
+    checks = {
+        model: like_val(plan, partial(given.check_network, command=evaluation)),
+        **dict.fromkeys(results, Check(given.check_json)),
+    }
+    stage = Stage(
+        name,
+        what,
+        train(plan, config, train_name, output, own),
+        needs=(labels, *images),
+        makes=(model, *results),
+        folder=output,
+        checks=checks,
+    )
+    rest = replace(
+        stage, what=f"{model.name} is given: its evaluation", command=evaluation, needs=images
+    )
+    return replace(stage, rest=rest)
+
+
+def split_stage(plan: Plan) -> Stage:
+    flags = {**plan.split_flags, "out-dir": plan.strong.parent}
+    command = Command(
+        "split",
+        arguments=(str(plan.source.train_json),),
+        flags={**flags, "percent": plan.subset.removesuffix("p")},
+    )
+    checks = {
+        plan.strong: like_val(plan, given.check_labels),
+        plan.weak: like_val(plan, partial(given.check_weak_labels, strong=plan.strong)),
+    }
+    what = "strong images keep masks, weak images keep one point per instance"
+    makes = (plan.strong, plan.weak)
+    return Stage("split", what, command, (plan.source.train_json,), makes, checks=checks)
+
+
+def teacher_stage(plan: Plan) -> Stage:
+    source, folder = plan.source, plan.teacher.parent
+    options, iterations = teacher_solver(plan)
+    train_name = source.name(plan.subset, "s")
+    evaluation = evaluate(plan, plan.teacher_config, plan.teacher, folder, options)
+    look = partial(given.check_network, command=evaluation)
+    return Stage(
+        "teacher",
+        "SOLOv2 on the strong images",
+        train(plan, plan.teacher_config, train_name, folder, options),
+        needs=(plan.strong, source.image_root, source.val_json),
+        makes=(plan.teacher,),
+        leaves=tuple(dict.fromkeys(checkpoint(plan, i) for i in iterations)),
+        folder=folder,
+        before=(partial(check_split, plan), partial(check_disk, plan)),
+        checks={plan.teacher: like_val(plan, look)},
+    )
+
+
+def checkpoint(plan: Plan, iteration: int) -> Path:
+    return plan.teacher.parent / f"model_{iteration:07d}.pth"
 
 
 def refiner_stages(plan: Plan) -> list[Stage]:
     """Predictions of two teacher checkpoints on the strong images, and MaskRefineNet on them."""
-    source, teacher, output = plan.source, plan.output / "teacher", plan.output / "refiner"
-    strong = source.path(plan.subset, "s")
+    images, folder = plan.source.image_root, plan.output / "refiner"
     stages, records = [], []
     for number, iteration in enumerate(teacher_solver(plan)[1], start=1):
-        weights = teacher / f"model_{iteration:07d}.pth"
+        weights = checkpoint(plan, iteration)
         records.append(plan.output / f"strong_{number}.jsonl")
         stages.append(
-            Stage(
+            records_stage(
                 f"strong_{number}",
                 f"teacher masks on the strong images at iteration {iteration}",
-                tuple(generation(plan, "s", "point_with_size", weights, records[-1])),
-                needs=(weights, strong, source.image_root),
-                makes=(records[-1],),
-                everywhere=True,
+                generate(plan, "s", "point_with_size", weights, records[-1]),
+                (weights, plan.strong, images),
+                records[-1],
+                plan.strong,
             )
         )
-    if plan.launcher:
-        command = [*plan.launcher, "-m", "maskrefinenet", "train"]
-    elif plan.num_gpus > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={plan.num_gpus}", "-m", "maskrefinenet", "train"]
-    else:
-        command = [*python(plan, "maskrefinenet"), "train"]
-    command += ["--strong-json", str(strong), "--image-root", str(source.image_root)]
-    command += ["--predictions", *map(str, records), "--out", str(output), "--resume"]
-    command += ["--amp"] if plan.num_gpus else ["--device", "cpu"]
-    stages.append(
-        Stage(
-            "refiner",
-            "MaskRefineNet on those masks",
-            (*command, *plan.refiner_options),
-            needs=(*records, strong, source.image_root),
-            makes=(output / "last.pth",),
-            everywhere=True,
-        )
+    gpus = plan.machines.num_gpus
+    flags = {"strong-json": plan.strong, "image-root": images, "predictions": tuple(records)}
+    flags |= {"out": folder, "resume": True, "amp": bool(gpus), "device": None if gpus else "cpu"}
+    flags |= plan.refiner_flags
+    refiner = Stage(
+        "refiner",
+        "MaskRefineNet on those masks",
+        Command("maskrefinenet train", flags=flags, launch=Launch.TORCHRUN),
+        needs=(*records, plan.strong, images),
+        makes=(folder / "last.pth",),
+        folder=folder,
+        checks={folder / "last.pth": like_val(plan, given.check_refiner)},
     )
-    return stages
+    return [*stages, refiner]
 
 
 def pseudo_label_stages(plan: Plan) -> list[Stage]:
     """Point-guided masks on the weak images, refined and merged with the strong labels."""
-    source, subset = plan.source, plan.subset
-    strong, weak = source.path(subset, "s"), source.path(subset, "w")
-    teacher, refiner = plan.output / "teacher" / "model_final.pth", plan.output / "refiner"
+    images, refiner = plan.source.image_root, plan.output / "refiner" / "last.pth"
     records, refined = plan.output / "weak.jsonl", plan.output / "weak_refined.jsonl"
-    stages = [
-        Stage(
-            "weak",
-            "the teacher follows the points of the weak images",
-            tuple(generation(plan, "w", "point", teacher, records)),
-            needs=(teacher, weak, source.image_root),
-            makes=(records,),
-            everywhere=True,
-        )
-    ]
+    what = "the teacher follows the points of the weak images"
+    command = generate(plan, "w", "point", plan.teacher, records)
+    needs = (plan.teacher, plan.weak, images)
+    stages = [records_stage("weak", what, command, needs, records, plan.weak)]
     if plan.with_refiner:
-        command = [*python(plan, "maskrefinenet"), "refine"]
-        command += ["--checkpoint", str(refiner / "last.pth"), "--predictions", str(records)]
-        command += ["--image-root", str(source.image_root), "--out", str(refined)]
-        command += [] if plan.num_gpus else ["--device", "cpu"]
-        stages.append(
-            Stage(
-                "refine",
-                "MaskRefineNet improves them",
-                tuple(command),
-                needs=(refiner / "last.pth", records, source.image_root),
-                makes=(refined,),
-            )
-        )
-    used, merged = (refined if plan.with_refiner else records), merged_json(plan)
-    merge = [*python(plan, "tools/merge_labels.py"), "--strong-json", str(strong)]
-    merge += ["--records", str(used), "--weak-json", str(weak), "--output", str(merged)]
-    stages.append(
-        Stage(
-            "merge",
-            "strong labels and pseudo labels in one file",
-            tuple(merge),
-            needs=(strong, weak, used),
-            makes=(merged,),
-        )
-    )
-    return stages
+        flags = {"checkpoint": refiner, "predictions": records, "image-root": images}
+        flags |= {"out": refined, "device": None if plan.machines.num_gpus else "cpu"}
+        command, needs = Command("maskrefinenet refine", flags=flags), (refiner, records, images)
+        what = "MaskRefineNet improves them"
+        stages.append(records_stage("refine", what, command, needs, refined, plan.weak))
+    used = refined if plan.with_refiner else records
+    what = "strong labels and pseudo labels in one file"
+    command = merge(plan, used, plan.merged)
+    return [*stages, merge_stage(plan, "merge", what, command, used, plan.merged)]
 
 
-def merged_kind(plan: Plan) -> str:
-    return "sw_refined" if plan.with_refiner else "sw"
+def merge_stage(
+    plan: Plan, name: str, what: str, command: Command, records: Path, output: Path
+) -> Stage:
+    """A stage that writes a student's label file."""
+    look = partial(given.check_merged, strong=plan.strong, weak=plan.weak)
+    needs = (plan.strong, plan.weak, records)
+    return Stage(name, what, command, needs, (output,), checks={output: like_val(plan, look)})
 
 
-def merged_json(plan: Plan) -> Path:
-    return plan.source.path(plan.subset, merged_kind(plan))
+def student_stage(plan: Plan) -> Stage:
+    what = "a plain network on strong labels and pseudo labels, evaluated at the end"
+    train_name = plan.source.name(plan.subset, plan.merged_kind)
+    own = {**student_solver(plan), **plan.student_options}
+    return training_stage(plan, "student", what, plan.merged, train_name, plan.student_config, own)
 
 
-def student_stages(plan: Plan) -> list[Stage]:
-    output = plan.output / "student"
-    train_name = plan.source.name(plan.subset, merged_kind(plan))
-    solver = [*student_solver(plan), *plan.student_solver]
-    train = training(plan, plan.student_config, train_name, output, solver)
-    results = output / "inference" / "coco_instances_results.json"
-    return [
-        Stage(
-            "student",
-            "a plain SOLOv2 on strong labels and pseudo labels, evaluated at the end",
-            tuple(train),
-            needs=(merged_json(plan), plan.source.image_root, plan.source.val_json),
-            makes=(output / "model_final.pth", results),
-            everywhere=True,
-        ),
-    ]
-
-
-def build_stages(plan: Plan) -> list[Stage]:
+def build_stages(plan: Plan) -> tuple[Stage, ...]:
     """Every stage of one run, in order."""
     refiner = refiner_stages(plan) if plan.with_refiner else []
-    return [*teacher_stages(plan), *refiner, *pseudo_label_stages(plan), *student_stages(plan)]
+    first = (split_stage(plan), teacher_stage(plan))
+    return (*first, *refiner, *pseudo_label_stages(plan), student_stage(plan))
+
+
+def make_run(plan: Plan, stages: tuple[Stage, ...] | None = None) -> Run:
+    """The run of a plan; `stages` where they are others than those of `build_stages`."""
+    source = plan.source
+    data = (source.train_json, source.image_root, source.val_json)
+    hints = dict.fromkeys(data, source.how_to_get)
+    return Run(stages or build_stages(plan), plan.output, plan.machines, hints)
+
+
+def check_split(plan: Plan) -> None:
+    """Images of the split are there, and both of its files fit together, as merging will need."""
+    strong, weak = CocoFile(plan.strong), CocoFile(plan.weak)
+    for image in list(strong.images.values())[:IMAGES_LOOKED_FOR]:
+        path = plan.source.image_root / image["file_name"]
+        if not path.exists():
+            raise PipelineError(
+                f"{strong.path} names {path}, which is missing: {plan.source.how_to_get}"
+            )
+    refuse_other_categories(strong, weak)
+    refuse_shared_images(strong, weak.images, weak.path)
+
+
+def check_disk(plan: Plan) -> None:
+    """The teacher's checkpoints fit on the disk."""
+    solver, _ = teacher_solver(plan)
+    checkpoints = int(solver["SOLVER.MAX_ITER"]) // int(solver["SOLVER.CHECKPOINT_PERIOD"]) + 2
+    needed = checkpoints * BYTES_PER_CHECKPOINT
+    plan.output.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(plan.output).free
+    if free < needed:
+        raise PipelineError(
+            f"the teacher writes about {checkpoints} checkpoints, {needed / 1e9:.1f} GB; "
+            f"{plan.output} has {free / 1e9:.1f} GB free: free some space, raise "
+            "SOLVER.CHECKPOINT_PERIOD, or set OUTPUT_DIR to a larger disk"
+        )

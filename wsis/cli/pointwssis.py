@@ -1,0 +1,76 @@
+"""Run PointWSSIS from split to student, stage by stage.
+
+    wsis run pointwssis 10p [--dataset coco] [--dry-run] [--from STAGE] [KEY VALUE ...]
+    wsis run pointwssis 10p --set-aside STAGE    (before a redo on several machines)
+
+Finished stages are skipped, interrupted ones resume. What stands where a stage writes before that
+stage was started (a released teacher, refiner, label file, student) is checked and used as it is.
+KEY VALUE pairs override the configuration of the teacher and of the student. The environment says
+where and with what: DETECTRON2_DATASETS (./datasets), OUTPUT_DIR (output/<dataset>_<subset>),
+NUM_GPUS (all that are there; 0 trains on the CPU), and on several machines NNODES, NODE_RANK,
+MASTER_ADDR and MASTER_PORT as torchrun names them.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from wsis.cli.run import add_run_arguments, flags_of, machines_of, overrides_of, start
+from wsis.recipes.plan import SCHEDULES, STUDENT_CONFIGS, STUDENT_OPTIONS, TEACHER_CONFIG, Plan
+from wsis.recipes.pointwssis import make_run
+from wsis.runner import PipelineError
+from wsis.sources import DATA_SOURCES, DataSource, own_data
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subset", choices=SCHEDULES)
+    parser.add_argument("--dataset", choices=[*DATA_SOURCES, "own"], default="coco")
+    parser.add_argument("--train-json", type=Path, help="with --dataset own: all annotations")
+    parser.add_argument("--image-root", type=Path, help="with --dataset own: training images")
+    parser.add_argument("--val-json", type=Path, help="with --dataset own: validation file")
+    parser.add_argument("--val-root", type=Path, help="with --dataset own: validation images")
+    parser.add_argument("--teacher-config", default=TEACHER_CONFIG)
+    parser.add_argument("--student", choices=STUDENT_CONFIGS, default="solov2")
+    parser.add_argument("--student-config", help="another config than that of --student")
+    parser.add_argument("--split", default="", metavar="OPTIONS", help="options of the split")
+    parser.add_argument("--refiner", default="", metavar="OPTIONS", help="of its training")
+    parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    todo = make_run(make_plan(args))
+    code = start(todo, args)
+    if not (args.dry_run or args.set_aside):
+        print(f"Student: {todo.stages[-1].makes[0]}")
+    return code
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan that the arguments and the environment describe."""
+    return Plan(
+        source=source_of(args),
+        subset=args.subset,
+        schedule=SCHEDULES[args.subset],
+        output=Path(os.environ.get("OUTPUT_DIR") or f"output/{args.dataset}_{args.subset}"),
+        machines=machines_of(),
+        teacher_config=args.teacher_config,
+        student_config=args.student_config or STUDENT_CONFIGS[args.student],
+        overrides=overrides_of(args.opts),
+        student_options=STUDENT_OPTIONS[args.student],
+        refiner_flags=flags_of(args.refiner, "--refiner"),
+        split_flags=flags_of(args.split, "--split"),
+        with_refiner=not args.without_refiner,
+    )
+
+
+def source_of(args: argparse.Namespace) -> DataSource:
+    """The dataset that the arguments and DETECTRON2_DATASETS name."""
+    if args.dataset != "own":
+        return DATA_SOURCES[args.dataset](Path(os.environ.get("DETECTRON2_DATASETS") or "datasets"))
+    paths = (args.train_json, args.image_root, args.val_json, args.val_root)
+    if None in paths:
+        raise PipelineError(
+            "--dataset own needs --train-json, --image-root, --val-json and --val-root"
+        )
+    return own_data(*(path.absolute() for path in paths))

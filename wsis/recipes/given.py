@@ -1,0 +1,117 @@
+"""Checks of files that a user gives in place of a stage's results.
+
+Each returns in a few words what the file holds, and raises ValueError where it is unfit.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import adet.modeling  # noqa: F401 (registers the meta-architectures)
+from adet.config import get_cfg
+from detectron2.config import CfgNode
+from maskrefinenet.checkpoint import load_checkpoint
+from weaklabels.coco import CocoFile
+from weaklabels.files import read_json
+from weaklabels.merge import refuse_other_categories, refuse_shared_images
+from weaklabels.records import read_records
+from wsis.runner import Command
+from wsis.trained_model import load_trained
+from wsis.training import CLASSES_NODE
+
+SHOWN_IDS = 5  # of a list of unknown image ids
+
+
+def check_network(path: Path, like: Path, command: Command) -> str:
+    """A checkpoint with every tensor of the network of a command, for a label file's categories."""
+    model = load_trained(network_config(path, like, command))
+    return f"{len(model.state_dict())} tensors with the keys and shapes of the network"
+
+
+def network_config(path: Path, like: Path, command: Command) -> CfgNode:
+    """The config of a command with the weights at `path`, on the CPU."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(command.flags["config-file"]))
+    cfg.merge_from_list([word for pair in command.config.items() for word in pair])
+    node = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    if node:
+        cfg.MODEL[node].NUM_CLASSES = len(CocoFile(like).category_ids)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = str(path)
+    return cfg
+
+
+def check_refiner(path: Path, like: Path) -> str:
+    """A MaskRefineNet, of ours or of the reference, for the categories of a label file."""
+    checkpoint = load_checkpoint(path)
+    try:
+        checkpoint.build()
+    except RuntimeError as error:  # load_state_dict, where a tensor has another shape
+        raise ValueError(f"{path} does not fit MaskRefineNet: {error}") from error
+    wanted = sorted(CocoFile(like).header["categories"], key=lambda category: category["id"])
+    names = [category["name"] for category in wanted]
+    if checkpoint.categories is not None:
+        found = [category["name"] for category in checkpoint.categories]
+    else:  # the reference stores no names
+        found = names if checkpoint.config.num_classes == len(names) else []
+    if found != names and not checkpoint.config.class_agnostic:
+        classes = len(found) or checkpoint.config.num_classes
+        raise ValueError(
+            f"{path} was trained for other categories ({classes}) than those of {like} "
+            f"({len(names)})"
+        )
+    return f"{len(checkpoint.model_state)} tensors, {checkpoint.config.encoder}"
+
+
+def check_labels(path: Path, like: Path) -> str:
+    """A label file with the categories of another one."""
+    labels = CocoFile(path)
+    refuse_other_categories(CocoFile(like), labels)
+    count = sum(1 for _ in labels.annotations())
+    return f"{count} annotations in {len(labels.images)} images"
+
+
+def check_weak_labels(path: Path, like: Path, strong: Path) -> str:
+    """The weak part of a split: it shares categories with its strong part, and no image."""
+    weak = CocoFile(path)
+    refuse_shared_images(CocoFile(strong), weak.images, path)
+    return check_labels(path, like)
+
+
+def check_merged(path: Path, like: Path, strong: Path, weak: Path) -> str:
+    """The student's label file; its images are those of the split, where that is there."""
+    if strong.exists() and weak.exists():
+        known = {*CocoFile(strong).images, *CocoFile(weak).images}
+        refuse_unknown_images(path, CocoFile(path).images, known, f"{strong} and {weak}")
+    return check_labels(path, like)
+
+
+def check_records(path: Path, labels: Path) -> str:
+    """Records of images of a label file, with its categories."""
+    known = CocoFile(labels)
+    images, instances = [], 0
+    for where, record in read_records(path):
+        images.append(record["image_id"])
+        instances += len(record["instances"])
+        for instance in record["instances"]:
+            if instance["category_id"] not in known.category_ids:
+                raise ValueError(
+                    f"{where}: category_id {instance['category_id']!r} is not in {labels}"
+                )
+    refuse_unknown_images(path, images, known.images, str(labels))
+    return f"{instances} masks in {len(images)} of {len(known.images)} images"
+
+
+def refuse_unknown_images(
+    path: Path, images: Iterable[int], known: Iterable[int], source: str
+) -> None:
+    """ValueError where `path` has images that its source does not have."""
+    unknown = sorted({*images} - {*known})
+    if unknown:
+        shown = ", ".join(map(str, unknown[:SHOWN_IDS])) + ", …" * (len(unknown) > SHOWN_IDS)
+        raise ValueError(f"{path}: {len(unknown)} image ids are not in {source} (such as {shown})")
+
+
+def check_json(path: Path) -> str:
+    """A file of results or of figures."""
+    content = read_json(path)
+    return f"{len(content)} entries" if isinstance(content, list | dict) else "one value"
