@@ -55,6 +55,12 @@ OLD_SPELLINGS: dict[str, dict[str, str]] = {
         "--truth-json": "--annotations",
         "--weak-json": "--weak-annotations",
     },
+    "evaluate-labels": {
+        "--truth-json": "--annotations",
+        "--labels": "--records",
+        "--weak-json": "--weak-annotations",
+    },
+    "merge": {"--strong-json": "--annotations", "--weak-json": "--weak-annotations"},
 }
 SHORT_OF_JOB = "one process per GPU or, with --num-gpus 0, --num-processes on the CPU"
 
