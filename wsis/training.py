@@ -36,7 +36,7 @@ from detectron2.utils.file_io import PathManager
 from weaklabels.files import atomic_text, read_json
 from wsis.config import load_config
 
-PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
+PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labeled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
 INFERENCE_FOLDER = "inference"
 AUGMENTED_FOLDER = "inference_TTA"

@@ -123,7 +123,12 @@ def plain_data(value: Any, name: str) -> Any:
 
 def write_torch_file(data: Any, path: str) -> None:
     """`torch.save` that leaves either the complete new file or the old one."""
-    atomic_write(path, lambda temporary: torch.save(data, temporary))
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # given a path, torch hides why the system refuses
+            torch.save(data, file)
+
+    atomic_write(path, write)
 
 
 def atomic_write(path: str, write: Callable[[str], Any]) -> None:

@@ -49,7 +49,7 @@ def nearly_predicted(weights, content, images):
 
 
 class Lab:
-    """Small weights and a data set with and without annotations; `run` gives code and rows."""
+    """Small weights and a dataset with and without annotations; `run` gives code and rows."""
 
     def __init__(self, folder):
         self.weights = make_weights(folder / "weights.pth")

@@ -1,4 +1,4 @@
-"""Write a trained network's masks on labelled points as prediction records.
+"""Write a trained network's masks on labeled points as prediction records.
 
     wsis generate --config-file PointWSSIS/R101_teacher.yaml --weights teacher/model_final.pth \\
         --dataset coco_2017_train_10p_w --prompt point --output weak.jsonl

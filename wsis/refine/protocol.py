@@ -52,7 +52,7 @@ class Refiner(Protocol):
         Args:
             image_rgb: (H, W, 3) uint8.
             masks: (N, H, W) bool, the prior masks; they may be empty.
-            points: (N, 2) float, the labelled points, (x, y) pixels.
+            points: (N, 2) float, the labeled points, (x, y) pixels.
             class_ids: (N,) int, places in `category_ids`.
 
         Returns:
