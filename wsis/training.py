@@ -45,6 +45,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from weaklabels.files import write_json
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
@@ -160,10 +161,7 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
         "results": results,
     }
     path = Path(cfg.OUTPUT_DIR, folder, "summary.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, content, indent=1)
 
 
 def class_names(dataset_name: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Save and load a model together with what else a training needs to go on."""
+"""Save and load a model and everything else that a training needs to continue."""
 
 import logging
 import os
@@ -20,7 +20,6 @@ from detectron2.checkpoint.c2_model_loading import (
 )
 from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
 from detectron2.checkpoint.safe_files import (
-    atomic_write,
     plain_data,
     read_pickle_file,
     read_torch_file,
@@ -28,29 +27,28 @@ from detectron2.checkpoint.safe_files import (
 )
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-
-__all__ = ["DetectionCheckpointer"]
+from weaklabels.files import atomic_text
 
 logger = logging.getLogger(__name__)
 
-# Ask for matching by endings with any file: "model.pth?matching_heuristics=True".
+# Suffix of a path that asks for matching by endings: "model.pth?matching_heuristics=True".
 HEURISTICS_QUERY = re.compile(r"\?matching_heuristics=(True|False)$")
-# Set from the config, so that an older checkpoint may lack them.
+# Set from the config, so a checkpoint may lack them.
 CONFIGURED_BUFFERS = ("pixel_mean", "pixel_std")
-# Held by older checkpoints, now computed.
+# Computed now; older checkpoints hold it.
 COMPUTED_BUFFER = "anchor_generator.cell_anchors"
 TORCHVISION_NOTE = (
-    "These are torchvision's weights. They fit only (ResNets) MODEL.RESNETS.STRIDE_IN_1X1 False, "
-    "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and MODEL.PIXEL_STD [58.395, "
-    "57.12, 57.375]: check that the config has these"
+    "These are torchvision's weights. They need INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, "
+    "116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375] and, for a ResNet, "
+    "MODEL.RESNETS.STRIDE_IN_1X1 False: check the config"
 )
 
 
 class DetectionCheckpointer(Checkpointer):
     """fvcore's `Checkpointer` for our files and those of Detectron2, Caffe2 and torchvision.
 
-    Files are read without running code from them and written under a temporary name first. After
-    `load`, `load_report` tells what was loaded. Only the main process saves.
+    Reading a file never runs code from it. Files are written under a temporary name, then renamed.
+    After `load`, `load_report` says what was loaded. Only the main process saves.
     """
 
     def __init__(
@@ -63,10 +61,10 @@ class DetectionCheckpointer(Checkpointer):
     ) -> None:
         """
         Args:
-            model: may be in a `DistributedDataParallel`; then all processes must load together.
-            save_dir: local folder for checkpoints; "" to save none.
-            save_to_disk: by default True in the main process.
-            checkpointables: what else to save, with `state_dict` and `load_state_dict`.
+            model: if it is a `DistributedDataParallel`, all processes must load together.
+            save_dir: local folder for checkpoints; "" saves none.
+            save_to_disk: by default True on the main process only.
+            checkpointables: further objects with `state_dict` and `load_state_dict`.
         """
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
@@ -91,22 +89,19 @@ class DetectionCheckpointer(Checkpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note a file of `save_dir` as the one to resume from."""
+        """Mark a file in `save_dir` as the one to resume from."""
 
-        def write(temporary: str) -> None:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(last_filename_basename)
-
-        atomic_write(os.path.join(self.save_dir, "last_checkpoint"), write)
+        with atomic_text(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint to resume from; the main process decides for all."""
+        """Whether there is a checkpoint to resume from, as the main process sees it."""
         has = super().has_checkpoint()
-        # Other machines may not see the main one's folder.
+        # Other machines may not see its folder.
         return comm.all_gather(has)[0] if self._loads_together else has
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the last checkpoint of `save_dir`, or load the model alone from `path`.
+        """Load everything from the last checkpoint in `save_dir`, or the model alone from `path`.
 
         Args:
             path: see `load`; used if `resume` is False or there is no last checkpoint.
@@ -117,17 +112,17 @@ class DetectionCheckpointer(Checkpointer):
         return self.load(comm.all_gather(last)[0] if self._loads_together else last)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load the model and checkpointables; returns what else the file holds.
+        """Load the model and checkpointables; returns the rest of the file.
 
         Args:
-            path: local file or URL, "" to load nothing. `?matching_heuristics=True` at its end
+            path: local file or URL; "" loads nothing. The suffix `?matching_heuristics=True`
                 matches names by their endings.
             checkpointables: names of those to load; None for all.
         """
         if not path:
-            logger.info("No checkpoint to load: the model keeps its initial weights")
+            logger.info("No checkpoint is given: the model keeps its initial weights")
             return {}
-        logger.info("Loading checkpoint %s", path)
+        logger.info("Reading checkpoint %s", path)
         query = HEURISTICS_QUERY.search(path)
         self._match_endings = query is not None and query[1] == "True"
         checkpoint = self._read(path[: query.start()] if query else path)
@@ -140,27 +135,27 @@ class DetectionCheckpointer(Checkpointer):
         return checkpoint
 
     def _read(self, path: str) -> dict[str, Any]:
-        """Content of a file, from the main process where this one does not see the file."""
+        """Content of a file; the main process sends it to those that cannot read it."""
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         found = os.path.isfile(local)
         all_found = comm.all_gather(found) if self._loads_together else [found]
         if not all_found[0]:
             raise FileNotFoundError(
-                f"checkpoint {path} is not there. Put the file at {os.path.abspath(local)}, or say "
-                "where it is (MODEL.WEIGHTS); '' starts from new weights"
+                f"checkpoint {path} is not there. Put the file at {os.path.abspath(local)}, or "
+                "set MODEL.WEIGHTS to its path, or to '' to start from new weights"
             )
         checkpoint = self._load_file(local) if found else None
         if not all(all_found):
-            logger.warning("Not all processes can read %s: the main one sends it to them", path)
+            logger.warning("Some processes cannot read %s: the main process sends it to them", path)
             shared = [checkpoint if comm.is_main_process() else None]
             dist.broadcast_object_list(shared, src=0, group=dist.new_group(backend="gloo"))
             checkpoint = shared[0]
         return checkpoint
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        """Content of a local file: a dict with `model`, a state dict.
+        """Content of a local file: a dict with the state dict `model`.
 
-        `matching_heuristics` in it asks to match names by their endings; `__author__` says whose
+        `matching_heuristics` asks for matching names by their endings; `__author__` says whose
         names they are.
         """
         is_pickle = f.endswith(".pkl")
@@ -174,8 +169,8 @@ class DetectionCheckpointer(Checkpointer):
         if "model" not in data:
             if not data or not all(hasattr(value, "shape") for value in data.values()):
                 raise ValueError(
-                    f"{f} is no checkpoint: it holds {sorted(map(str, data))}, but neither 'model' "
-                    "nor tensors alone"
+                    f"{f} is not a checkpoint: it holds {sorted(map(str, data))}, but neither "
+                    "'model' nor tensors only"
                 )
             data = {"model": data}
         if is_torchvision_resnet(data["model"]) or is_torchvision_vgg16(data["model"]):
@@ -183,13 +178,14 @@ class DetectionCheckpointer(Checkpointer):
         return data
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        """Load `checkpoint["model"]`, taking it out of the dict; returns fvcore's lists of keys."""
+        """Load and remove `checkpoint["model"]`; returns fvcore's lists of keys."""
         match_endings = checkpoint.pop("matching_heuristics", False) or self._match_endings
         author = checkpoint.pop("__author__", None)
         if match_endings:
             checkpoint["model"] = self._match(checkpoint["model"], author)
         weights = checkpoint["model"]
-        incompatible = super()._load_model(checkpoint)  # takes misshapen tensors out of `weights`
+        # Removes tensors of a wrong shape from `weights`.
+        incompatible = super()._load_model(checkpoint)
         own_buffers = dict(self.model.named_buffers(recurse=False))
         ignored = {name for name in CONFIGURED_BUFFERS if name in own_buffers}
         ignored |= {name for name, _, _ in incompatible.incorrect_shapes}
@@ -209,7 +205,7 @@ class DetectionCheckpointer(Checkpointer):
         return incompatible
 
     def _match(self, weights: dict[str, Any], author: str | None) -> dict[str, Tensor]:
-        """Weights of a file under the model's names."""
+        """Weights of a file by the names of the model."""
         self._convert_ndarray_to_tensor(weights)
         if author == "Caffe2":
             weights, _ = convert_c2_detectron_names(weights)

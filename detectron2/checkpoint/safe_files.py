@@ -1,12 +1,11 @@
-"""Read and write checkpoint files without ever running code from them.
+"""Read and write checkpoint files without running code from them.
 
-Torch files, which may hold numpy arrays, too, are read by `torch.load(weights_only=True)`, pickles
-of model zoos by an unpickler that knows numpy arrays and plain containers. Writing checks that what
-is written can be read back so.
+Torch files, which may also hold numpy arrays, are read by `torch.load(weights_only=True)`, pickles
+of model zoos by an unpickler that knows numpy arrays and plain containers only. Writing checks that
+the content can be read back this way.
 """
 
 import collections
-import os
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["atomic_write", "plain_data", "read_pickle_file", "read_torch_file", "write_torch_file"]
+from weaklabels.files import atomic_bytes
 
-# How numpy rebuilds its objects, taken from what it pickles, as their module differs by version.
+# Functions by which numpy rebuilds objects. Their module depends on the version, so ask numpy.
 _RECONSTRUCT_ARRAY = np.zeros(1).__reduce__()[0]
 _RECONSTRUCT_SCALAR = np.float64(0).__reduce__()[0]
 _RECONSTRUCT_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """Bytes in a pickle of protocol 2, which has none, are a text and this call."""
+    """Protocol 2 has no bytes: it stores them as text and a call of this function."""
     if encoding != "latin1":
         raise ValueError(f"a pickle asks for the encoding {encoding!r}; only latin1 is allowed")
     return text.encode(encoding)
@@ -44,7 +43,7 @@ for _builtins in ("builtins", "__builtin__"):
         ALLOWED_GLOBALS[(_builtins, _type.__name__)] = _type
 
 
-# Arrays and scalars beside the tensors, such as a best AP, hold data alone, too.
+# Numpy arrays and scalars, such as a best AP, are data only.
 _NUMPY_IN_TORCH_FILES = [
     *((value, f"{module}.{name}") for (module, name), value in ALLOWED_GLOBALS.items()),
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
@@ -60,12 +59,12 @@ class _ArrayUnpickler(pickle.Unpickler):
         except KeyError:
             raise ValueError(
                 f"it holds {module}.{name}; only numpy arrays, numbers, strings and plain "
-                "containers are read from a pickle, since others may run code"
+                "containers are allowed, because other objects may run code"
             ) from None
 
 
 def read_pickle_file(path: str) -> Any:
-    """Content of a `.pkl` file of arrays, also of one that Python 2 wrote."""
+    """Content of a `.pkl` file of arrays, written by Python 2 or 3."""
     with open(path, "rb") as file:
         try:
             return _ArrayUnpickler(file, encoding="latin1").load()
@@ -74,36 +73,38 @@ def read_pickle_file(path: str) -> Any:
 
 
 def read_torch_file(path: str) -> Any:
-    """Content of a file of `torch.save`, tensors on the CPU."""
+    """Content of a file written by `torch.save`, with tensors on the CPU."""
     try:
         with torch.serialization.safe_globals(_NUMPY_IN_TORCH_FILES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors, numbers, strings and plain containers, or is no file "
-            "of torch.save; it is not read, since others may run code. In a place where you trust "
-            f"it, save its 'model' alone again. torch says: {error}"
+            f"{path} holds more than tensors, numbers, strings and plain containers, or was not "
+            "written by torch.save. It was not loaded, because other objects may run code. If you "
+            f"trust it, load it elsewhere and save its 'model' only. torch says: {error}"
         ) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path} is not a whole file of torch.save; was its download or writing cut off? "
-            f"torch says: {error}"
+            f"{path} is not a complete file of torch.save: its download or writing may have been "
+            f"cut off. torch says: {error}"
         ) from error
 
 
+_PLAIN_TYPES = (
+    *(bool, int, float, str, bytes),
+    *(torch.Tensor, torch.dtype, torch.device, torch.Size),
+)
+
+
 def plain_data(value: Any, name: str) -> Any:
-    """`value` with numpy scalars as Python's numbers and mappings as dicts.
+    """`value` with numpy scalars as Python numbers and mappings as dicts.
 
     Args:
-        name: what `value` is, for the error about what could not be read back.
+        name: what to call `value` in the error for objects that could not be read back.
     """
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(
-        value, bool | int | float | str | bytes | torch.Tensor | torch.dtype
-    ):
-        return value
-    if isinstance(value, torch.device | torch.Size):
+    if value is None or isinstance(value, _PLAIN_TYPES):
         return value
     if isinstance(value, Mapping):
         return {
@@ -122,20 +123,6 @@ def plain_data(value: Any, name: str) -> Any:
 
 
 def write_torch_file(data: Any, path: str) -> None:
-    """`torch.save` that leaves either the whole new file or what was there before."""
-
-    def write(temporary: str) -> None:
-        torch.save(data, temporary)
-
-    atomic_write(path, write)
-
-
-def atomic_write(path: str, write: Any) -> None:
-    """Call `write` with a temporary name beside `path`, then give the file its name."""
-    temporary = f"{path}.tmp"
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    """`torch.save` that leaves either the complete new file or the old one."""
+    with atomic_bytes(path) as file:
+        torch.save(data, file)

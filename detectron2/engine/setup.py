@@ -22,6 +22,7 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 from detectron2.utils.logger import setup_logger
+from weaklabels.files import atomic_text
 
 __all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
 
@@ -123,10 +124,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) ->
         logger.info("Config file: %s", config_file)
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with atomic_text(path) as file:
             file.write(cfg.dump())
-        os.replace(temporary, path)
         logger.info("Full config saved to %s", path)
     # Ranks draw different numbers.
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)

@@ -36,7 +36,7 @@ from detectron2.evaluation.coco_evaluation import RESULTS_FILE
 from detectron2.utils import comm
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images
-from weaklabels.files import atomic_text, write_json
+from weaklabels.files import atomic_bytes, atomic_text, write_json
 from wsis import training as train_net
 from wsis.released import CONFIGS, ROOT, read_releases, released_path, verify
 from wsis.trained_model import load_trained
@@ -165,10 +165,8 @@ def write_upload(args: argparse.Namespace, predictions: Path) -> Path:
     with atomic_text(path) as file:
         json.dump(results, file)
     archive = path.with_suffix(".zip")
-    partial = archive.with_name(f".{archive.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with atomic_bytes(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.write(path, path.name)
-    partial.replace(archive)
     print(
         f"{archive}: {len(results)} masks, for COCO's evaluation server (segmentation, test-dev; "
         "see https://cocodataset.org/#upload)"

@@ -1,24 +1,29 @@
 """Read COCO-format instance annotations, and write datasets in that format.
 
-One extension: an annotation may have `"point": [x, y]` in pixel indices of the image (pixel i's
-centre is at i), and then needs neither `bbox` nor `segmentation` nor `area`.
+One extension: an annotation may have `"point": [x, y]` in pixel indices of the image (the center
+of pixel i is at i). It then needs no `bbox`, `segmentation` or `area`.
 """
 
 import contextlib
 import gc
 import json
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pycocotools.mask as mask_util
-
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from weaklabels.masks import (
+    check_image_size,
+    check_segmentation,
+    drawable_polygons,
+    is_finite_number,
+    segmentation_rle,
+)
+from weaklabels.points import checked_point
 
 from .coco_writer import convert_to_coco_dict, convert_to_coco_json
 
@@ -29,23 +34,14 @@ __all__ = [
     "register_coco_instances",
 ]
 
-_MIN_POLYGON_LENGTH = 6  # three corners
 _SHOWN_IDS = 1000
 
 logger = logging.getLogger(__name__)
 
 
-class _InvalidAnnotation(ValueError):
-    """One annotation is wrong; `fault` says how in general, `detail` what was given."""
-
-    def __init__(self, fault: str, detail: str):
-        super().__init__(f"{fault}: {detail}")
-        self.fault = fault
-
-
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Millions of lists are made and none is freed: the collector would add half to the time."""
+    """Garbage collection takes half as long again as loading, which frees nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -68,22 +64,21 @@ def load_coco_json(
     """Load a COCO instance annotation file as dicts in Detectron2's standard dataset format.
 
     Every image gets a dict, in order of image ids, with `file_name`, `height`, `width`, `image_id`
-    and `annotations` (maybe empty), which have `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
-    `segmentation` and `point` as far as the file does; RLEs come compressed.
+    and `annotations`. These have the keys `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
+    `segmentation` (RLEs compressed) and `point` that the file has.
 
-    Polygons of fewer than three corners are left out; an instance none of whose polygons is left is
-    left out, too, unless it has a point, and counted in a warning.
+    Polygons of fewer than three corners are left out. So are instances that lose all polygons and
+    have no point; a warning counts them.
 
     Args:
         image_root: folder of the images.
-        dataset_name: puts `thing_classes` and `thing_dataset_id_to_contiguous_id` into the metadata
-            of that name, and maps category ids, in ascending order, to 0, 1, ... . None: category
-            ids stay those of the file.
-        extra_annotation_keys: further keys of annotations to take over, such as "id".
-        skip_invalid: leave out annotations that are not valid (unknown category, point outside the
-            image, id that occurred before, ...) and log how many and which ones; False: a
-            ValueError that names the file and the annotation.
-        points_only: where an annotation has a point, its mask and box are not even looked at.
+        dataset_name: sets `thing_classes` and `thing_dataset_id_to_contiguous_id` in the metadata
+            of this name, and maps category ids, in ascending order, to 0, 1, ... . None: keeps the
+            category ids of the file.
+        extra_annotation_keys: further keys of annotations to keep, such as "id".
+        skip_invalid: leave out invalid annotations (unknown category, point outside the image,
+            duplicate id, ...) and log them; False: raise a ValueError.
+        points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
     images = _images_by_id(content, json_file)
@@ -105,16 +100,16 @@ def load_coco_json(
         for annotation in annotations_of.get(image_id, ()):
             try:
                 instance = reader.read(annotation, image)
-            except _InvalidAnnotation as error:
+            except ValueError as error:
                 if not skip_invalid:
                     raise ValueError(_message(json_file, annotation, error)) from error
-                faults[error.fault].append(annotation.get("id"))
+                faults[str(error).partition(":")[0]].append(annotation.get("id"))
                 continue
             if instance is not None:
                 record["annotations"].append(instance)
         dataset_dicts.append(record)
     _log_faults(json_file, faults, reader.without_valid_polygon)
-    logger.info("Loaded %d images in COCO format from %s", len(images), json_file)
+    logger.info("%s lists %d images", json_file, len(images))
     return dataset_dicts
 
 
@@ -124,13 +119,13 @@ def _read_json(json_file: str) -> dict[str, Any]:
             content = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"annotation file '{json_file}' does not exist. Builtin datasets are looked for below "
-            "the folder in the environment variable DETECTRON2_DATASETS (default: ./datasets)"
+            f"annotation file '{json_file}' does not exist. Builtin datasets are expected in the "
+            "folder that the environment variable DETECTRON2_DATASETS names (default: ./datasets)"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"annotation file '{json_file}' is not valid JSON ({error}); it may be cut off: fetch "
-            "or make it again"
+            f"annotation file '{json_file}' is not valid JSON ({error}); it may be incomplete: "
+            "download or write it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(
@@ -148,6 +143,10 @@ def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str
             raise ValueError(f"'{json_file}': entry {number} of 'images' has no {missing}: {image}")
         if image["id"] in images:
             raise ValueError(f"'{json_file}': image id {image['id']} occurs twice in 'images'")
+        try:
+            check_image_size(image["height"], image["width"])
+        except ValueError as error:
+            raise ValueError(f"'{json_file}', image id {image['id']}: {error}") from error
         images[image["id"]] = image
     return images
 
@@ -155,7 +154,7 @@ def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str
 def _load_categories(
     content: dict[str, Any], json_file: str, dataset_name: str | None
 ) -> dict[int, int] | None:
-    """Contiguous index by category id; None if the file lists no categories and needs none."""
+    """Contiguous index by category id; None without categories and without a dataset name."""
     categories = sorted(content.get("categories") or [], key=lambda category: category["id"])
     index_of = {category["id"]: index for index, category in enumerate(categories)}
     if len(index_of) < len(categories):
@@ -167,8 +166,8 @@ def _load_categories(
     ids = list(index_of)
     if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
         logger.warning(
-            "Category ids in annotations are not in [1, #categories]! "
-            "They are mapped to 0, 1, ... in ascending order."
+            "%s has category ids other than 1 to %d; they become 0, 1, ... in ascending order",
+            *(json_file, len(ids)),
         )
     names = [category["name"] for category in categories]
     metadata = MetadataCatalog.get(dataset_name)
@@ -176,7 +175,7 @@ def _load_categories(
     if known != names:
         raise ValueError(
             f"'{json_file}' has the categories {names}, but dataset '{dataset_name}' is known to "
-            f"have {known}. Register the file under a name of its own"
+            f"have {known}. Register the file under another name"
         )
     metadata.set(thing_classes=names, thing_dataset_id_to_contiguous_id=index_of)
     return index_of
@@ -185,10 +184,10 @@ def _load_categories(
 def _annotations_by_image(
     content: dict[str, Any], images: dict[Any, dict], json_file: str, skip_invalid: bool
 ) -> tuple[dict[Any, list[dict]], dict[str, list]]:
-    """Annotations by image id, and the ids of those left out by what is wrong with them."""
+    """Annotations by image id, and the ids of invalid ones by fault."""
     by_image: dict[Any, list[dict]] = defaultdict(list)
     faults: dict[str, list] = defaultdict(list)
-    # COCO's own minival file is known to hold ids twice
+    # COCO's minival file has duplicate ids
     seen: set | None = None if "minival" in json_file else set()
     num_unknown_images = 0
     for number, annotation in enumerate(content.get("annotations", ())):
@@ -203,20 +202,18 @@ def _annotations_by_image(
         if seen is not None and annotation["id"] in seen:
             if not skip_invalid:
                 raise ValueError(
-                    f"Annotation ids in '{json_file}' are not unique! Annotation id "
-                    f"{annotation['id']} occurs more than once"
+                    f"'{json_file}' has two annotations with id {annotation['id']}; number them "
+                    "anew, or load the file with skip_invalid=True"
                 )
-            faults["id that occurred before"].append(annotation["id"])
+            faults["duplicate id"].append(annotation["id"])
             continue
         if seen is not None:
             seen.add(annotation["id"])
         by_image[annotation["image_id"]].append(annotation)
     if num_unknown_images:
         logger.warning(
-            "%s contains %d annotations, but only %d of them match to images in the file.",
-            json_file,
-            len(content["annotations"]),
-            len(content["annotations"]) - num_unknown_images,
+            "%s: left out %d of %d annotations, whose image_id is not in 'images'",
+            *(json_file, num_unknown_images, len(content["annotations"])),
         )
     return by_image, faults
 
@@ -238,24 +235,29 @@ class _AnnotationReader:
         self.without_valid_polygon = 0
 
     def read(self, annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
-        """The instance; None if it has no valid polygon. Raises `_InvalidAnnotation`."""
+        """The instance; None if it has no valid polygon. Raises ValueError("fault: detail")."""
         if annotation.get("ignore", 0) != 0:
-            raise _InvalidAnnotation("'ignore' is not supported", f"{annotation['ignore']}")
+            raise ValueError(f"'ignore' is not supported: {annotation['ignore']}")
         instance = {key: annotation[key] for key in self._keys if key in annotation}
         instance["category_id"] = self._category(annotation.get("category_id"))
         has_point = annotation.get("point") is not None
         if has_point:
-            instance["point"] = _checked_point(annotation["point"], image)
+            size_hw = (image["height"], image["width"])
+            instance["point"] = list(checked_point(annotation["point"], *size_hw))
         if has_point and self._points_only:
             instance.pop("bbox", None)
             return instance
         if not instance.get("bbox"):
             if "bbox" in instance and not has_point:
-                raise _InvalidAnnotation("empty 'bbox'", "COCO's is [x, y, width, height]")
+                raise ValueError("empty 'bbox': COCO's is [x, y, width, height]")
             instance.pop("bbox", None)
+        elif not isinstance(instance["bbox"], list) or not all(
+            map(is_finite_number, instance["bbox"])
+        ):
+            raise ValueError(f"'bbox' is not a list of finite numbers: {instance['bbox']}")
         segmentation = annotation.get("segmentation")
         if segmentation:
-            segmentation = _checked_segmentation(segmentation)
+            segmentation = _checked_segmentation(segmentation, image)
             if segmentation:
                 instance["segmentation"] = segmentation
             elif not has_point:
@@ -264,46 +266,25 @@ class _AnnotationReader:
         if "bbox" in instance:
             instance["bbox_mode"] = BoxMode.XYWH_ABS
         elif not has_point and "segmentation" not in instance:
-            raise _InvalidAnnotation("none of 'bbox', 'segmentation' and 'point'", "needs one")
+            raise ValueError("none of 'bbox', 'segmentation' and 'point': needs one")
         return instance
 
     def _category(self, category_id: Any) -> Any:
         if self._index_of is None:
             return category_id
         if category_id not in self._index_of:
-            raise _InvalidAnnotation("category_id not in 'categories'", f"{category_id}")
+            raise ValueError(f"category_id not in 'categories': {category_id}")
         return self._index_of[category_id] if self._maps_ids else category_id
 
 
-def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
-    """[x, y] as floats, in the image: from 0 to its width and height."""
-    try:
-        x, y = (float(value) for value in point)
-    except (TypeError, ValueError) as error:
-        raise _InvalidAnnotation("'point' is not [x, y]", f"{point}") from error
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise _InvalidAnnotation("'point' is not finite", f"{point}")
-    if not (0 <= x <= image["width"] and 0 <= y <= image["height"]):
-        size = f"{image['width']} x {image['height']}"
-        raise _InvalidAnnotation("'point' outside the image", f"{point} in {size} (width x height)")
-    return [x, y]
-
-
-def _checked_segmentation(segmentation: Any) -> list | dict:
-    """Polygons of at least three corners (maybe none), or a compressed RLE."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            height, width = segmentation["size"]
-            whole = all(isinstance(run, int) and run >= 0 for run in counts)
-            if not whole or sum(counts) != height * width:
-                # pycocotools gives whatever lies in memory for pixels without a run.
-                raise _InvalidAnnotation(
-                    "RLE counts are not runs that add up to its size", f"{height} x {width}"
-                )
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
-    return [p for p in segmentation if len(p) % 2 == 0 and len(p) >= _MIN_POLYGON_LENGTH]
+def _checked_segmentation(segmentation: Any, image: dict[str, Any]) -> list | dict:
+    """The polygons that have at least three corners, or a compressed RLE."""
+    size_hw = (image["height"], image["width"])
+    if isinstance(segmentation, list):
+        return drawable_polygons(segmentation, *size_hw)
+    check_segmentation(segmentation, *size_hw)
+    compressed = not isinstance(segmentation["counts"], list)
+    return segmentation if compressed else segmentation_rle(segmentation, *size_hw)
 
 
 def _message(json_file: str, annotation: dict[str, Any], error: Exception) -> str:
@@ -316,9 +297,8 @@ def _message(json_file: str, annotation: dict[str, Any], error: Exception) -> st
 def _log_faults(json_file: str, faults: dict[str, list], without_valid_polygon: int) -> None:
     if without_valid_polygon:
         logger.warning(
-            "Filtered out %d instances without valid segmentation. There might be issues in your "
-            "dataset generation process: polygons need at least three corners.",
-            without_valid_polygon,
+            "%s: left out %d instances, none of whose polygons has three corners",
+            *(json_file, without_valid_polygon),
         )
     for fault, ids in faults.items():
         logger.warning(
@@ -331,7 +311,7 @@ def _log_faults(json_file: str, faults: dict[str, list], without_valid_polygon: 
 def register_coco_instances(
     name: str, metadata: dict[str, Any], json_file: str, image_root: str
 ) -> None:
-    """Register a COCO-format instance dataset; its files are read when it is first asked for.
+    """Register a COCO-format instance dataset; its files are read on first use.
 
     Args:
         metadata: further attributes for `MetadataCatalog`.

@@ -11,6 +11,7 @@ import pycocotools.mask as mask_util
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
+from weaklabels.files import atomic_text
 
 __all__ = ["convert_to_coco_dict", "convert_to_coco_json"]
 
@@ -23,9 +24,8 @@ logger = logging.getLogger(__name__)
 def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
     """The content of a COCO instance annotation file for a registered dataset.
 
-    Category ids are those of the metadata's `thing_dataset_id_to_contiguous_id`, else the
-    contiguous ones. An image without `image_id` gets its place in the list. Annotations are
-    numbered from 1.
+    Category ids are mapped back by the metadata's `thing_dataset_id_to_contiguous_id`, if it is
+    set. An image without `image_id` gets its index in the list. Annotation ids start at 1.
     """
     dataset_dicts = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
@@ -61,7 +61,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
 
 def _coco_geometry(annotation: dict[str, Any]) -> dict[str, Any]:
-    """`bbox`, `area`, `segmentation` and `point`, as far as the annotation has them."""
+    """Those of `bbox`, `area`, `segmentation` and `point` that the annotation has."""
     geometry: dict[str, Any] = {}
     if "bbox" in annotation:
         box = _coco_box(annotation)
@@ -79,13 +79,13 @@ def _coco_box(annotation: dict[str, Any]) -> list[float]:
     box = annotation["bbox"]
     box = [float(value) for value in (box.tolist() if isinstance(box, np.ndarray) else box)]
     if len(box) not in (_BOX_LENGTH, _ROTATED_BOX_LENGTH):
-        raise ValueError(f"bbox has to have length 4 or 5, got {box}")
+        raise ValueError(f"bbox={box}; expected 4 numbers, or 5 of a rotated box")
     mode = BoxMode.XYWH_ABS if len(box) == _BOX_LENGTH else BoxMode.XYWHA_ABS
     return BoxMode.convert(box, annotation["bbox_mode"], mode)
 
 
 def _coco_segmentation(segmentation: list | dict[str, Any]) -> tuple[list | dict, float]:
-    """The segmentation in a form that JSON holds, and its area in pixels."""
+    """The segmentation as JSON, and its area in pixels."""
     if isinstance(segmentation, list):
         area = PolygonMasks([segmentation]).area()[0].item()
         return [np.asarray(polygon).tolist() for polygon in segmentation], area
@@ -106,20 +106,12 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     """Write a registered dataset as a COCO annotation file.
 
     Args:
-        allow_cached: leave a file that is there as it is.
+        allow_cached: keep an existing file.
     """
-    if os.path.exists(output_file) and allow_cached:
-        logger.warning(
-            "Using previously cached COCO format annotations at '%s'. You need to clear the cache "
-            "file if your dataset has been modified.",
-            output_file,
-        )
+    if allow_cached and os.path.exists(output_file):
+        logger.warning("%s exists and is kept; delete it if the dataset has changed", output_file)
         return
-    logger.info("Converting annotations of dataset '%s' to COCO format ...", dataset_name)
+    logger.info("Writing dataset '%s' as %s", dataset_name, output_file)
     content = convert_to_coco_dict(dataset_name)
-    os.makedirs(os.path.dirname(os.path.abspath(output_file)), exist_ok=True)
-    # beside other processes, and if killed at any moment, the file is whole or absent
-    temporary_file = f"{output_file}.{os.getpid()}.tmp"
-    with open(temporary_file, "w") as file:
+    with atomic_text(output_file) as file:
         json.dump(content, file)
-    os.replace(temporary_file, output_file)
