@@ -45,7 +45,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from weaklabels.files import write_json
+from weaklabels.files import atomic_text
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
@@ -161,7 +161,8 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
         "results": results,
     }
     path = Path(cfg.OUTPUT_DIR, folder, "summary.json")
-    write_json(path, content, indent=1)
+    with atomic_text(path) as file:
+        file.write(json.dumps(content, indent=1) + "\n")  # an AP without instances is NaN
 
 
 def class_names(dataset_name: str) -> list[str] | None:
