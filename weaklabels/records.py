@@ -141,7 +141,7 @@ def _unique(records: Iterator[Located]) -> Iterator[Located]:
     for where, record in records:
         image_id = record["image_id"]
         if image_id in seen:
-            raise ValueError(f"{where}: image {image_id} has a record already; one an image")
+            raise ValueError(f"{where}: image {image_id} has a record already; one per image")
         seen.add(image_id)
         yield where, record
 
