@@ -5,7 +5,9 @@
         MODEL.WEIGHTS output/teacher/model_final.pth
 
 A killed run goes on when the same command is given again, and ends with the same bytes. Points
-that got no mask are counted and listed in OUTPUT.unmatched.json.
+that got no mask are counted and listed in OUTPUT.unmatched.json, with the reason; where it is
+"nms", `other_point` is the point whose mask suppressed this one's (MODEL.SOLOV2.PROMPT_NMS False
+keeps both).
 """
 
 import argparse
