@@ -42,6 +42,7 @@ SMALLER = {  # beginning of a command: what is added to it
     "bash scripts/coco": ("--dry-run",),
     "bash scripts/bdd100k": ("--dry-run",),
     "bash scripts/pointwssis.sh": ("--dry-run",),
+    "bash scripts/gpu_check.sh": ("--device", "cpu", "--quick", "--only", "NMS"),
 }
 SMALL_NETWORK = (
     *("python tools/train_net.py", "python tools/demo.py"),

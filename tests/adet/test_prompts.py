@@ -276,6 +276,23 @@ def test_reasons_of_points_without_a_mask():
     assert len(got) == 0
 
 
+@pytest.mark.parametrize("name", ["none", "point", "point_with_size", "cls"])
+@torch.no_grad()
+def test_prompts_under_autocast_follow_the_labels_in_float32(name):
+    """Candidates are float32, and masks differ from those without autocast by few pixels."""
+    batch, prompts = make_predictions(make_head(4), 4, images=1), [make_labels(4, 6)]
+    (want,) = PROMPTS[name].choose(batch, prompts if name != "none" else None, SETTINGS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (got,) = PROMPTS[name].choose(batch, prompts if name != "none" else None, SETTINGS)
+        results, _ = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, SETTINGS)
+    assert got.kernels.dtype == got.scores.dtype == results.scores.dtype == torch.float32
+    assert len(results)
+    if name in ("point", "point_with_size"):  # the other two turn on comparisons of scores
+        assert got.prompts.tolist() == want.prompts.tolist()
+        error = (got.kernels - want.kernels).norm() / want.kernels.norm()
+        assert error < 0.03
+
+
 def test_a_convolution_at_some_cells_equals_the_whole_map():
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 4, 3, padding=1)

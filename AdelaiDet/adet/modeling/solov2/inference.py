@@ -88,7 +88,9 @@ class Candidates:
 
 def mask_probabilities(kernels: Tensor, feature: Tensor, out: Tensor | None = None) -> Tensor:
     """Masks (N, HW) of kernels (N, K) on a mask feature (K, HW), in [0, 1]."""
-    return torch.mm(kernels, feature, out=out).sigmoid_()
+    # In float32 also under autocast, which refuses `out` and would round areas.
+    with torch.autocast(feature.device.type, enabled=False):
+        return torch.mm(kernels, feature, out=out).sigmoid_()
 
 
 def chunk_rows(num_pixels: int, device: torch.device) -> int:

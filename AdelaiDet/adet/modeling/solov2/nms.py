@@ -46,7 +46,9 @@ def mask_iou_matrix(masks: Tensor, groups: Tensor) -> Tensor:
 def add_products(total: Tensor, masks: Tensor, rows: Tensor) -> None:
     """Add the dot products between some rows of masks (N, P) to their entries of `total` (N, N)."""
     own = masks[rows]
-    total[rows[:, None], rows] += own @ own.T
+    # In float32 also under autocast: half precision does not hold the number of shared pixels.
+    with torch.autocast(masks.device.type, enabled=False):
+        total[rows[:, None], rows] += own @ own.T
 
 
 def matrix_nms(
