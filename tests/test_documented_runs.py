@@ -43,8 +43,13 @@ SMALLER = {  # beginning of a command: what is added to it
     "bash scripts/coco": ("--dry-run",),
     "bash scripts/bdd100k": ("--dry-run",),
     "bash scripts/pointwssis.sh": ("--dry-run",),
+    "bash scripts/gpu_check.sh": ("--device", "cpu", "--quick", "--only", "NMS"),
 }
-WITH_A_NETWORK = ("python tools/train_net.py", "python tools/demo.py")
+WITH_A_NETWORK = (
+    "python tools/train_net.py",
+    "python tools/demo.py",
+    "python tools/generate_pseudo_labels.py",
+)
 ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "NUM_GPUS=0",  # tests/wsis/test_pipeline_kill.py
     "bash scripts/quickstart.sh",  # .ci/run, in its short form
@@ -61,6 +66,7 @@ CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" 
 def smaller(command: str) -> str | None:
     """The command with what makes it small; None where another file runs it."""
     command = re.sub(r"--num-gpus \d", "--num-gpus 0", command)
+    command = re.sub(r"SOLVER.MAX_ITER \d+ ", "", command)  # the small network has its own
     for beginning, words in SMALLER.items():
         if command.startswith(beginning):
             return f"{command} {shlex.join(words)}"

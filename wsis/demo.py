@@ -291,7 +291,10 @@ def demonstrate(settings: DemoSettings) -> None:
             lost = [record["annotations"][item["instance"]] for item in unmatched]
             draw(image, instances, lost, classes).save(str(overlay))
             for item in line.pop("unmatched"):
-                print(f"{record['file_name']}: no mask at {item['point']}: {item['reason']}")
+                better = f" by the mask at {item['other_point']}" if "other_point" in item else ""
+                print(
+                    f"{record['file_name']}: no mask at {item['point']}: {item['reason']}{better}"
+                )
             file.write(dumps(line) + "\n")
             print(f"{overlay}: {len(instances)} instances (prompt={settings.prompt})")
     print(f"{predictions}: {len(records)} records")

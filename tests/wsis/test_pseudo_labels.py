@@ -216,6 +216,38 @@ def test_a_kept_unmatched_point_is_a_disc_around_it():
     assert make_record(image, empty_result(40, 30), lost, [5, 9], "drop")["instances"] == []
 
 
+def test_a_point_lost_to_another_names_it():
+    image = {"image_id": 1, "record_file_name": "a.jpg", "height": 40, "width": 30}
+    image["annotations"] = [{"category_id": 0, "point": [x, 9.5]} for x in (3.5, 4.5)]
+    lost = [{"instance": 1, "reason": "nms", "other": 0}]
+    (item,) = make_record(image, empty_result(40, 30), lost, [5], "drop")["unmatched"]
+    want = {"category_id": 5, "point": [4.5, 9.5], "reason": "nms", "other_point": [3.5, 9.5]}
+    assert item == want
+
+
+def test_points_of_one_place_share_a_mask_or_get_one_each(shapes, command, tmp_path):
+    """With PROMPT_NMS the second point is lost to the first; without it, none is lost so."""
+    content = json.loads(weak_json(shapes).read_text())
+    twins = [dict(a, id=10_000 + a["id"]) for a in content["annotations"]]
+    content["annotations"] += twins
+    (tmp_path / "twins.json").write_text(json.dumps(content))
+    for name, value in (("on", "True"), ("off", "False")):
+        words = command(tmp_path / "twins.json", f"twins_{name}", f"{name}.jsonl")
+        assert main([*words, "MODEL.SOLOV2.PROMPT_NMS", value]) == 0
+    lost = json.loads((tmp_path / "on.unmatched.json").read_text())["points"]
+    suppressed = [p for p in lost if p["reason"] == "nms"]
+    assert len(suppressed) >= len(read(tmp_path / "on.jsonl")) / 2
+    points = {(a["image_id"], *a["point"]) for a in content["annotations"]}
+    assert all((p["image_id"], *p["other_point"]) in points for p in suppressed)
+    assert any(p["point"] == p["other_point"] for p in suppressed)
+    lost = json.loads((tmp_path / "off.unmatched.json").read_text())["points"]
+    assert not [p for p in lost if p["reason"] == "nms"]
+    count = {
+        n: sum(len(r["instances"]) for r in read(tmp_path / f"{n}.jsonl")) for n in ("on", "off")
+    }
+    assert count["off"] == len(content["annotations"]) - len(lost) > count["on"]
+
+
 @pytest.mark.parametrize("prompt", ["point_with_size", "cls", "none"])
 def test_other_prompts_run_on_the_strong_images(shapes, command, tmp_path, prompt):
     strong = shapes / "annotations" / "instances_train_2i_s.json"

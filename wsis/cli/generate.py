@@ -4,7 +4,9 @@
         --dataset coco_2017_train_10p_w --prompt point --output weak.jsonl
 
 The same command again continues a killed run and ends with the same bytes, also with another
-number of processes. Points that got no mask are counted and listed in OUTPUT.unmatched.json.
+number of processes. Points that got no mask are counted and listed in OUTPUT.unmatched.json with
+the reason. For the reason "nms", `other_point` is the point whose mask suppressed this one's
+(MODEL.SOLOV2.PROMPT_NMS False keeps both).
 """
 
 import argparse

@@ -27,6 +27,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "download": "download",
     "reproduce": "reproduce",
     "figures": "figures",
+    "gpu-check": "gpu_check",
     "benchmark": "benchmark",
     "split": "split",
     "merge": "merge",

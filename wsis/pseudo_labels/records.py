@@ -30,7 +30,8 @@ def make_record(
     Args:
         image: dataset dict; its `annotations` are what prompted the network, in that order.
         instances: on the CPU, in the original image's pixels.
-        unmatched: {"instance", "reason"} for each annotation without a mask.
+        unmatched: {"instance", "reason"} for each annotation without a mask, and "other" where the
+            mask of that annotation suppressed it.
         category_ids: the dataset's category id of each class index.
         keep_unmatched: "drop", or "circle": a small disc with score 0 stands for the instance.
     """
@@ -41,6 +42,8 @@ def make_record(
         category_id = category_ids[annotation["category_id"]]
         point = [float(value) for value in annotation["point"]] if "point" in annotation else None
         lost.append({"category_id": category_id, "point": point, "reason": item["reason"]})
+        if "other" in item:
+            lost[-1]["other_point"] = image["annotations"][item["other"]].get("point")
         if keep_unmatched == "circle" and point is not None:
             mask = _disc(point, image["height"], image["width"])
             entries += mask_instances(mask[None], [category_id], [0.0], [point])
