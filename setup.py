@@ -46,8 +46,11 @@ setup(
             include=["detectron2*", "maskrefinenet*", "weaklabels*", "weaksam*", "wsis*"]
         ),
         *("adet", *(f"adet.{name}" for name in find_packages("AdelaiDet/adet"))),
+        "wsis.configs",
     ],
-    package_dir={"adet": "AdelaiDet/adet"},
+    package_dir={"adet": "AdelaiDet/adet", "wsis.configs": "configs"},
+    package_data={"wsis": ["*.tsv"], "wsis.configs": ["*.yaml", "*/*.yaml"]},
+    entry_points={"console_scripts": ["wsis = wsis.cli.main:main"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={"dev": DEV_REQUIRES, "pretrained": PRETRAINED_REQUIRES},
 )

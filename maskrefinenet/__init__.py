@@ -1,4 +1,4 @@
-"""MaskRefineNet: refine instance masks from an image crop, a labelled point and a prior mask."""
+"""MaskRefineNet: refine instance masks from an image crop, a labeled point and a prior mask."""
 
 from .fast_forms import FastMaskRefineNet
 from .model import MaskRefineNet

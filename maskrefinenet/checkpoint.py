@@ -1,15 +1,15 @@
 """Read and write checkpoints: ours, and the reference's (`{"model_state": ...}` and no more)."""
 
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
+
+from weaklabels.files import atomic_bytes
 
 from .model import IMAGE_CHANNELS, MaskRefineNet
 
@@ -131,17 +131,8 @@ def network_content(
 
 def save_atomically(content: Any, path: Path) -> None:
     """`torch.save` under a temporary name, then rename: a killed run leaves no partial file."""
-    write_atomically(path, lambda file: torch.save(content, file))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it that name."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic_bytes(path) as file:
+        torch.save(content, file)
 
 
 def load_encoder(model: MaskRefineNet, source: str) -> None:

@@ -124,11 +124,3 @@ def network_input(image: np.ndarray, prior: np.ndarray) -> np.ndarray:
     result[:3] = ((image / 255 - IMAGE_MEAN) / IMAGE_STD).transpose(2, 0, 1)
     result[3] = prior
     return result
-
-
-def centre_of_mass(mask: np.ndarray) -> tuple[float, float] | None:
-    """(x, y), the mean pixel indices of an (H, W) mask; None where it is empty."""
-    rows, columns = np.nonzero(mask)
-    if len(rows) == 0:
-        return None
-    return float(columns.mean()), float(rows.mean())

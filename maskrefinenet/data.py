@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from .annotations import decode_mask
-from .crops import CropBox, centre_of_mass, crop_box, network_input, resize_image, resize_mask
-from .images import read_image
+from weaklabels.masks import center_of_mass, decode_mask
+from weaklabels.pictures import read_image
+
+from .crops import CropBox, crop_box, network_input, resize_image, resize_mask
 from .noise import add_noise
 from .pairs import Pair
 
-SCALES = (0.5, 1.5)  # of the crop, before the centre of the network's size is cut out
+SCALES = (0.5, 1.5)  # of the crop, before the center of the network's size is cut out
 NO_POINT = (-1, -1)
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -43,8 +44,8 @@ class Augmentation:
 class PairDataset(Dataset):
     """Maps a position to a sample.
 
-    inputs: (4, S, S) float32, normalised RGB image and prior.
-    point: (2,) int64, (x, y), the centre of mass of the target in the crop.
+    inputs: (4, S, S) float32, normalized RGB image and prior.
+    point: (2,) int64, (x, y), the center of mass of the target in the crop.
     class_id: () int64 class index.
     target: (S, S) int64, 1 on the instance.
     """
@@ -83,9 +84,9 @@ class PairDataset(Dataset):
         )
         box = crop_box(prior, pair.point_xy, rng.uniform(1, self.augmentation.box_scale))
         side = max(1, round(self.size * rng.uniform(*SCALES)))
-        window = self._centre(resize_image(box.of(image), (side, side)))
+        window = self._center(resize_image(box.of(image), (side, side)))
         prior, target, neighbour = (
-            self._centre(resize_mask(box.of(mask), (side, side)))
+            self._center(resize_mask(box.of(mask), (side, side)))
             for mask in (prior, target, neighbour)
         )
         window = jitter(window, self.augmentation.color_jitter, rng)
@@ -116,8 +117,8 @@ class PairDataset(Dataset):
         others = [rle for index, rle in rows if index != pair.target_index]
         return others[rng.integers(len(others))] if others and self.augmentation.noise else None
 
-    def _centre(self, array: np.ndarray) -> np.ndarray:
-        """The centre of a square array, cut or zero-padded to the network's size."""
+    def _center(self, array: np.ndarray) -> np.ndarray:
+        """The center of a square array, cut or zero-padded to the network's size."""
         side = len(array)
         result = np.zeros((self.size, self.size, *array.shape[2:]), dtype=array.dtype)
         source, place = max(side - self.size, 0) // 2, max(self.size - side, 0) // 2
@@ -128,10 +129,10 @@ class PairDataset(Dataset):
         return result
 
     def _point(self, target: np.ndarray, pair: Pair, box: CropBox, side: int) -> tuple[int, int]:
-        """The target's centre; where no pixel of it is left, its centre in the whole image."""
-        centre = centre_of_mass(target)
-        if centre is not None:
-            return int(centre[0]), int(centre[1])
+        """The target's center; where no pixel of it is left, its center in the whole image."""
+        center = center_of_mass(target)
+        if center is not None:
+            return int(center[0]), int(center[1])
         offset = (self.size - side) // 2
         x = int((pair.point_xy[0] - box.x0) * side / box.width) + offset
         y = int((pair.point_xy[1] - box.y0) * side / box.height) + offset

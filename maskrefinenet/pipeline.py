@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
-from .annotations import decode_mask, encode_mask
-from .images import read_image
-from .records import Record, mask_fields
+from weaklabels.masks import encode_mask, mask_fields, segmentation_rle
+from weaklabels.pictures import read_image
+from weaklabels.records import Record, rle_point
+
 from .refiner import Crop, MaskRefiner, paste
 
 GROUP_IMAGES = 16
@@ -129,8 +131,9 @@ def _prepare(
                     f"image {record['image_id']}: category {category!r} is none of the network's "
                     f"{len(classes)}"
                 )
-            prior = decode_mask(instance["segmentation"], *size)
-            point = tuple(instance["point"])
+            rle = segmentation_rle(instance["segmentation"], *size)
+            point = tuple(instance.setdefault("point", rle_point(rle)))
+            prior = mask_utils.decode(rle)
             group.crops.append(refiner.prepare(image, prior, point, classes.get(category, 0)))
             group.owners.append((number, index))
     return group
@@ -157,7 +160,8 @@ def _finish(group: Group, foreground: list[np.ndarray], seconds: float) -> Refin
         mask = paste(probabilities, crop.box, (record["height"], record["width"]))
         if mask is None:
             instance[KEPT_PRIOR] = True
-            instance.update(mask_fields(instance["segmentation"]))
+            size = (record["height"], record["width"])
+            instance.update(mask_fields(segmentation_rle(instance["segmentation"], *size)))
         else:
             instance.pop(KEPT_PRIOR, None)
             instance.update(mask_fields(encode_mask(mask)))

@@ -1,4 +1,4 @@
-"""Draw labelled points as Gaussians, the form in which MaskRefineNet reads them.
+"""Draw labeled points as Gaussians, the form in which MaskRefineNet reads them.
 
 Points are (x, y) pixels of the network's input; a Gaussian is cut off at `RADIUS` pixels, so that
 it covers 39 x 39 of them with its peak of 1 on the point's pixel.
@@ -11,20 +11,20 @@ SIGMA = 6
 RADIUS = 19  # the support is 6 * SIGMA + 3 = 2 * RADIUS + 1 = 39 pixels wide
 
 
-def gaussian_profile(positions: Tensor, centres: Tensor, size: int) -> Tensor:
+def gaussian_profile(positions: Tensor, centers: Tensor, size: int) -> Tensor:
     """Values of 1-D Gaussians at pixel positions; zero outside support and outside the image.
 
     Args:
         positions: (N, L) int64 pixel coordinates on one axis, which may lie outside the image.
-        centres: (N,) int64 pixel coordinate of each Gaussian; one outside the image draws nothing.
+        centers: (N,) int64 pixel coordinate of each Gaussian; one outside the image draws nothing.
         size: length of the image on this axis.
 
     Returns:
         (N, L) float32. The 2-D Gaussian is the product of its two profiles.
     """
-    offsets = positions - centres[:, None]
+    offsets = positions - centers[:, None]
     inside = (positions >= 0) & (positions < size) & (offsets.abs() <= RADIUS)
-    visible = (centres >= 0) & (centres < size)
+    visible = (centers >= 0) & (centers < size)
     values = torch.exp(-(offsets.float() ** 2) / (2 * SIGMA**2))
     return torch.where(inside & visible[:, None], values, values.new_zeros(()))
 

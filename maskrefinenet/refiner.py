@@ -144,7 +144,7 @@ class MaskRefiner:
         points = self._integers([crop.point for crop in crops])
         class_ids = self._integers([crop.class_id for crop in crops])
         logits = self.fast_model(inputs, points, class_ids)
-        return logits.softmax(dim=1)[:, 1].cpu().numpy()
+        return logits.float().softmax(dim=1)[:, 1].cpu().numpy()
 
     def _integers(self, values: list) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -19,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from weaklabels.files import atomic_text
+
 from .checkpoint import (
     NetworkConfig,
     load_checkpoint,
     network_content,
     save_atomically,
-    write_atomically,
 )
 from .data import PairDataset, PositionSampler, set_up_worker
 from .distributed import World
@@ -300,7 +301,8 @@ class Trainer:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["iteration"] <= self.iteration]
-        write_atomically(path, lambda file: file.write("".join(kept).encode("utf-8")))
+        with atomic_text(path) as file:
+            file.writelines(kept)
 
     def _summary_writer(self) -> Any:
         """TensorBoard's writer, where it is installed and this process is the first."""

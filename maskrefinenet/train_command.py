@@ -1,40 +1,44 @@
-"""`python -m maskrefinenet train`: from files and options to a trained network."""
+"""The command line of training, for `python -m maskrefinenet train` and programs above it."""
 
 import argparse
-import math
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from .annotations import Annotations, load_annotations
-from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE, NetworkConfig, load_encoder
-from .data import Augmentation, PairDataset
-from .distributed import World, world
-from .evaluate import evaluate_records
-from .model import ENCODERS, MaskRefineNet
-from .pairs import RULES, Pair, match_predictions
-from .pipeline import make_groups, refine_groups
-from .records import Record, read_records
-from .refiner import MaskRefiner
-from .train import Schedule, Trainer, Validate
+from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE
+from .model import ENCODERS
+from .pairs import RULES
+from .train import Schedule
+from .train_run import TrainSettings, Validation
 
 DEFAULTS = Schedule()
+# Accepted for one more release, and in no help text.
+OLD_SPELLINGS = {
+    "--strong-json": "--annotations",
+    "--predictions": "--records",
+    "--out": "--output",
+    "--val-json": "--val-annotations",
+    "--val-predictions": "--val-records",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """The options of training; where it runs is not among them."""
     files = parser.add_argument_group("files")
-    files.add_argument("--strong-json", type=Path, required=True, help="COCO file with masks")
-    files.add_argument("--image-root", type=Path, required=True)
+    files.add_argument("--annotations", type=Path, required=True, help="COCO file with masks")
+    files.add_argument("--image-root", type=Path, required=True, help="folder of its images")
     files.add_argument(
-        "--predictions", type=Path, nargs="+", required=True, help="a teacher's, one file a model"
+        "--records",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="prediction records of a teacher, one file a model",
     )
-    files.add_argument("--out", type=Path, required=True, help="folder of checkpoints and metrics")
-    files.add_argument("--val-predictions", type=Path, help="records to refine and judge")
-    files.add_argument("--val-json", type=Path, help="COCO file with their true masks")
+    files.add_argument(
+        "--output", type=Path, required=True, help="folder of checkpoints and metrics"
+    )
+    files.add_argument("--val-records", type=Path, help="records to refine and judge")
+    files.add_argument("--val-annotations", type=Path, help="COCO file with their true masks")
     files.add_argument("--val-image-root", type=Path, help="default: --image-root")
-    files.add_argument("--resume", action="store_true", help="go on from OUT/last.pth, if any")
+    files.add_argument("--resume", action="store_true", help="continue OUTPUT/last.pth, if any")
     network = parser.add_argument_group("network")
     network.add_argument("--encoder", choices=ENCODERS, default="resnet101")
     network.add_argument(
@@ -51,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_schedule(parser.add_argument_group("schedule"))
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare samples")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is any")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
@@ -74,17 +77,42 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def default_batch_size(processes: int) -> int:
-    """16 or, where these cannot be divided among the processes, the next number that can."""
-    return math.ceil(DEFAULTS.batch_size / processes) * processes
+def settings_of(args: argparse.Namespace) -> TrainSettings:
+    """The settings of a command line."""
+    return TrainSettings(
+        annotations=args.annotations,
+        image_root=args.image_root,
+        records=tuple(args.records),
+        output=args.output,
+        validation=_validation(args),
+        resume=args.resume,
+        encoder=args.encoder,
+        weights=args.weights,
+        class_agnostic=args.class_agnostic,
+        size=args.size,
+        box_scale=args.box_scale,
+        matching=args.matching,
+        color_jitter=args.color_jitter,
+        noise=args.noise,
+        batch_size=args.batch_size,
+        schedule=_schedule(args),
+        workers=args.workers,
+    )
 
 
-def make_schedule(args: argparse.Namespace, processes: int) -> Schedule:
-    """The schedule of a command line."""
-    batch_size = default_batch_size(processes) if args.batch_size is None else args.batch_size
+def _validation(args: argparse.Namespace) -> Validation | None:
+    if (args.val_records is None) != (args.val_annotations is None):
+        raise ValueError("--val-records and --val-annotations belong together: give both or none")
+    if args.val_records is None:
+        return None
+    return Validation(
+        args.val_records, args.val_annotations, args.val_image_root or args.image_root
+    )
+
+
+def _schedule(args: argparse.Namespace) -> Schedule:
     return Schedule(
         iterations=args.iterations,
-        batch_size=batch_size,
         learning_rate=args.lr,
         warmup=args.warmup,
         eval_period=args.eval_period,
@@ -94,115 +122,3 @@ def make_schedule(args: argparse.Namespace, processes: int) -> Schedule:
         amp=args.amp,
         per_column=args.dice_per_column,
     )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Train."""
-    if (args.val_predictions is None) != (args.val_json is None):
-        raise ValueError("--val-predictions and --val-json belong together: give both or none")
-    if (args.out / "last.pth").exists() and not args.resume:
-        raise ValueError(f"{args.out}/last.pth exists: go on with --resume, or give another --out")
-    with world(args.device) as here:
-        schedule = make_schedule(args, here.size)
-        trainer = make_trainer(args, schedule, here)
-        if trainer.last_path.exists():
-            trainer.resume()
-        if here.is_first:
-            print(
-                f"{len(trainer.dataset)} training pairs, iterations {trainer.iteration} to ", end=""
-            )
-            print(f"{schedule.iterations}, on {here.size} x {here.device.type}")
-        trainer.run()
-    return 0
-
-
-def make_trainer(args: argparse.Namespace, schedule: Schedule, here: World) -> Trainer:
-    """The trainer of a command line, at its first iteration."""
-    annotations = load_annotations(args.strong_json)
-    network = NetworkConfig(
-        num_classes=len(annotations.categories),
-        encoder=args.encoder,
-        class_agnostic=args.class_agnostic,
-        size=args.size,
-        box_scale=args.box_scale,
-    )
-    for name, value in (("--noise", args.noise), ("--color-jitter", args.color_jitter)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value}; expected 0 to 1")
-    if args.box_scale < 1:
-        raise ValueError(f"--box-scale {args.box_scale}; at least 1 is needed")
-    augmentation = Augmentation(args.box_scale, args.color_jitter, args.noise)
-    dataset = PairDataset(
-        training_pairs(args.predictions, annotations, args.matching, progress=here.is_first),
-        args.image_root,
-        size=args.size,
-        augmentation=augmentation,
-        seed=args.seed,
-    )
-    torch.manual_seed(args.seed)
-    model = network.build()
-    if not (args.out / "last.pth").exists():
-        load_encoder(model, args.weights)
-    return Trainer(
-        model=model,
-        network=network,
-        categories=annotations.categories,
-        dataset=dataset,
-        schedule=schedule,
-        out=args.out,
-        here=here,
-        workers=args.workers,
-        validate=_validation(args, network, annotations, here),
-    )
-
-
-def training_pairs(
-    paths: list[Path], annotations: Annotations, rule: str, *, progress: bool = False
-) -> list[Pair]:
-    """The pairs of all prediction files; each is matched on its own."""
-    pairs: list[Pair] = []
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"--predictions {path}: no such file")
-        records = tqdm(
-            read_records(path, annotations),
-            desc=f"match {path.name}",
-            unit=" images",
-            disable=not progress,
-        )
-        try:
-            pairs += match_predictions(records, annotations, rule=rule)
-        except ValueError as error:
-            raise ValueError(f"{error} (while matching {path})") from error
-    return pairs
-
-
-def _validation(
-    args: argparse.Namespace, network: NetworkConfig, strong: Annotations, here: World
-) -> Validate | None:
-    """Refine the validation records and judge them; None where there are none."""
-    if args.val_json is None:
-        return None
-    truth = load_annotations(args.val_json)
-    records = list(read_records(args.val_predictions, truth))
-    prior = evaluate_records(records, truth)["AP"]
-    groups = list(make_groups(records))
-    image_root = args.val_image_root or args.image_root
-
-    def validate(model: MaskRefineNet) -> dict[str, float]:
-        refiner = MaskRefiner(
-            model,
-            size=network.size,
-            box_scale=network.box_scale,
-            category_ids=strong.category_ids,
-            device=here.device,
-        )
-        refined: list[Record] = []
-        for result in refine_groups(groups[here.rank :: here.size], refiner, image_root):
-            if result.unreadable:
-                raise ValueError(f"validation: {result.unreadable[0]}")
-            refined += result.records
-        everything = [record for share in here.gather(refined) for record in share]
-        return {**evaluate_records(everything, truth), "AP_prior": prior}
-
-    return validate

@@ -18,8 +18,12 @@ def help_text(command: list[str], capsys, monkeypatch) -> str:
     if command[:3] == ["python", "-m", "maskrefinenet"]:
         monkeypatch.setattr(sys, "argv", ["maskrefinenet", command[3], "--help"])
         run = partial(runpy.run_module, "maskrefinenet", run_name="__main__")
+    elif command[0] == "wsis":
+        monkeypatch.setattr(sys, "argv", ["wsis", command[1], "--help"])
+        run = partial(runpy.run_module, "wsis", run_name="__main__")
     else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
-        name = "quickstart" if "quickstart" in command[1] else "pipeline"
+        names = ("quickstart", "gpu_check", "pipeline")
+        name = next(n for n in names if n in command[1] or n == "pipeline")
         script = ROOT / (command[1] if command[0] == "python" else f"tools/{name}.py")
         monkeypatch.setattr(sys, "argv", [script.name, "--help"])
         run = partial(runpy.run_path, str(script), run_name="__main__")

@@ -1,4 +1,4 @@
-"""Turn BDD100K's instance labels into the COCO-form files that the registered splits read."""
+"""Turn BDD100K's instance labels into the COCO files that the registered splits read."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Download the released checkpoints and pseudo labels of PointWSSIS, and check what arrived."""
+"""The program `wsis download` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.cli.download import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("download"))

@@ -1,11 +1,11 @@
-"""Let a trained SOLOv2 follow the labels of a data set and write prediction records (.jsonl)."""
+"""The program `wsis generate` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.cli.generate import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("generate"))

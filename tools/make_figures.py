@@ -1,11 +1,11 @@
-"""Draw the pictures of figure/ from finished quick starts."""
+"""The program `wsis figures` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.figures import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("figures"))

@@ -1,11 +1,11 @@
-"""Evaluate a released (or own) checkpoint or pseudo-label file beside the reported figure."""
+"""The program `wsis reproduce` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.cli.reproduce import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("reproduce"))

@@ -1,4 +1,4 @@
-"""Split a COCO instance file into strong labels (masks) and weak labels (one point an instance)."""
+"""Split a COCO instance file into strong labels (masks) and weak labels (points)."""
 
 import sys
 from pathlib import Path

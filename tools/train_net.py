@@ -1,11 +1,11 @@
-"""Train or evaluate a network from a config file."""
+"""The program `wsis train` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.training import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("train"))

@@ -1,4 +1,4 @@
-"""Turn the instance masks of Pascal VOC 2012 into COCO-form files, those of SBD with them."""
+"""Turn the instance masks of Pascal VOC 2012 into COCO files, those of SBD with them."""
 
 import sys
 from pathlib import Path

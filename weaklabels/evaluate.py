@@ -5,7 +5,6 @@ labels' own scores and with scores forced to 1, and over all points: recall, IoU
 AP of pseudo labels is not the AP of a detector: true points told the labels where to look.
 """
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from weaklabels.coco import Annotations, CocoFile
-from weaklabels.masks import Runs, segmentation_rle
+from weaklabels.masks import Runs, is_finite_number, segmentation_rle
 from weaklabels.matching import Label, match_labels
 from weaklabels.pictures import write_picture
 from weaklabels.points import finite_point
 from weaklabels.quality import label_ap
-from weaklabels.records import Located, read_records
+from weaklabels.records import Located, Record, read_records
 from weaklabels.sheet import draw_sheet
 from weaklabels.statistics import ImageLabels, Outcome, judge, size_class, summarize
 
@@ -76,9 +75,10 @@ def load_truth(
     images = {i: ImageLabels(image) for i, image in truth.images.items() if i in image_ids}
     for annotation in truth.annotations():
         if annotation["image_id"] in images:
-            where = f"{truth.path}: annotation id {annotation['id']}"
             entry = images[annotation["image_id"]]
-            _add_truth(where, annotation, entry, points.get(annotation["id"]))
+            where = f"{truth.path}: annotation id {annotation['id']}"
+            rle = _rle(where, annotation.get("segmentation"), entry.image)
+            _add_truth(annotation, rle, entry, points.get(annotation["id"]))
     return images
 
 
@@ -96,27 +96,27 @@ def add_records(
             _add_pseudo(f"{where}: instance {index}", instance, entry, categories)
 
 
-def records_ap(records: Iterable[Located], annotations: Annotations) -> dict[str, float | None]:
+def records_ap(records: Iterable[Record], annotations: Annotations) -> dict[str, float | None]:
     """`quality.label_ap` of records, scores forced to 1, on the images of the records.
 
     Raises:
         ValueError: a record's image is not among the annotations, an instance has no usable mask,
             or there is no instance.
     """
-    records = list(records)
+    located = [(f"image {record['image_id']}", record) for record in records]
     images: dict[int, ImageLabels] = {}
-    for where, record in records:
+    for _, record in located:
         image_id = record["image_id"]
         if image_id not in annotations.images:
-            raise ValueError(f"{where}: {annotations.path} has no image {image_id}")
+            raise ValueError(f"{annotations.path} has no image {image_id}, the predictions have")
         info = annotations.images[image_id]
         images[image_id] = ImageLabels({"id": image_id, "height": info.height, "width": info.width})
         for annotation in annotations.instances[image_id]:
-            name = f"{annotations.path}: annotation id {annotation['id']}"
-            _add_truth(name, annotation, images[image_id])
+            rle = annotations.mask_rle(annotation, "evaluation")
+            _add_truth(annotation, rle, images[image_id])
     if not any(entry.truth for entry in images.values()):
         raise ValueError(f"{annotations.path}: no instance on the predictions' images")
-    add_records(images, records, set(annotations.category_ids))
+    add_records(images, located, set(annotations.category_ids))
     return label_ap(images, force_scores=True)
 
 
@@ -129,12 +129,11 @@ def _add_merged(images: dict[int, ImageLabels], source: CocoFile, categories: se
 
 
 def _add_truth(
-    where: str,
     annotation: dict[str, Any],
+    rle: dict[str, Any],
     entry: ImageLabels,
     point: tuple[float, float] | None = None,
 ) -> None:
-    rle = _rle(where, annotation.get("segmentation"), entry.image)
     runs = Runs.of(rle)
     if runs.area:  # nothing can be compared with an empty mask
         crowd = bool(annotation.get("iscrowd", 0))
@@ -154,7 +153,7 @@ def _add_pseudo(
         given = instance.get("point")
         point = runs.center_of_mass() if given is None else _point(where, given)
         score = instance.get("score", 1.0)
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if not is_finite_number(score):
             raise ValueError(f"{where}: score {score!r} is not a finite number")
         entry.pseudo.append(Label(instance["category_id"], rle, point, float(score)))
 
@@ -198,13 +197,17 @@ def evaluate_labels(
         "pseudo_labels": pseudo,
         "pseudo_labels_without_instance": pseudo - matched,
         "mask_ap": {
-            "scores as given": label_ap(images, force_scores=False),
-            "scores forced to 1": label_ap(images, force_scores=True),
+            "scores as given": _rounded(label_ap(images, force_scores=False)),
+            "scores forced to 1": _rounded(label_ap(images, force_scores=True)),
         },
         "points": summarize(outcomes),
         "points_by_class": by_class,
         "points_by_size": by_size,
     }
+
+
+def _rounded(figures: dict[str, float | None]) -> dict[str, float | None]:
+    return {n: None if value is None else round(value, 3) for n, value in figures.items()}
 
 
 def format_report(report: dict[str, Any]) -> str:

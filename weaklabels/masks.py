@@ -7,7 +7,7 @@ Points are (x, y) in pixel indices: the middle of the top left pixel is (0, 0). 
 the mean of the indices of a mask's pixels, the point that PointWSSIS labels with.
 """
 
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ MIN_POLYGON_NUMBERS = 6  # x and y of three corners
 MAX_SIDE = 1 << 17  # pixels; far more than any camera's, and safe for pycocotools
 MAX_PIXELS = (1 << 31) - 1  # pycocotools counts pixels in 32 bits
 MAX_GROUPS = 7  # of 5 bits in one compressed number: more than 32 bits need none
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def check_image_size(height: Any, width: Any) -> None:
@@ -83,7 +88,7 @@ def drawable_polygons(polygons: list[Any], height: int, width: int) -> list[list
             raise ValueError("a polygon has a coordinate that is not a number")
         if len(polygon) % 2 or len(polygon) < MIN_POLYGON_NUMBERS:
             continue
-        if not all(map(math.isfinite, polygon)):
+        if any(value - value for value in polygon):  # NaN for NaN and the infinities
             raise ValueError("a polygon has a coordinate that is not finite")
         _check_extent(polygon[0::2], width, "x")
         _check_extent(polygon[1::2], height, "y")
@@ -94,7 +99,7 @@ def drawable_polygons(polygons: list[Any], height: int, width: int) -> list[list
 def _check_extent(values: list[float], size: int, axis: str) -> None:
     low, high = min(values), max(values)
     if low < -size or high > 2 * size:
-        far = low if low < -size else high
+        far = max(low, -sys.float_info.max) if low < -size else min(high, sys.float_info.max)
         raise ValueError(
             f"a polygon lies farther outside than the image is large: {axis} {far:g} where the "
             f"image has 0 to {size}"

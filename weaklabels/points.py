@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weaklabels.masks import Runs, drawable_polygons, segmentation_rle
+from weaklabels.masks import Runs, drawable_polygons, is_finite_number, segmentation_rle
 
 PointRule = Callable[[Runs, np.random.Generator], tuple[float, float]]
 
@@ -20,30 +20,28 @@ def checked_point(point: Any, height: int, width: int) -> tuple[float, float]:
     Raises:
         ValueError: "fault: detail", where it is not such a point.
     """
-    x, y = checked_pair(point)
+    _check_pair(point)
+    x, y = point
     size = f"the image of width {width}, height {height}"
-    if not (math.isfinite(x) and math.isfinite(y)):
+    if not all(map(is_finite_number, point)):
         raise ValueError(f"point is not finite, so outside {size}: {point}")
     if not (0 <= x <= width and 0 <= y <= height):
         raise ValueError(f"point is outside {size}: {point}")
-    return x, y
-
-
-def checked_pair(point: Any) -> tuple[float, float]:
-    """`point` as two floats; ValueError where it is not a list of two numbers."""
-    if isinstance(point, list | tuple) and len(point) == 2:
-        x, y = point
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in (x, y)):
-            return float(x), float(y)
-    raise ValueError(f"point is not [x, y] in pixels: {point!r}")
+    return float(x), float(y)
 
 
 def finite_point(point: Any) -> tuple[float, float]:
     """`point` as two finite floats; it may lie outside the image, as points of networks do."""
-    x, y = checked_pair(point)
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise ValueError(f"point is not finite: {point!r}")
-    return x, y
+    _check_pair(point)
+    if not all(map(is_finite_number, point)):
+        raise ValueError(f"point is not finite: {point}")
+    return float(point[0]), float(point[1])
+
+
+def _check_pair(point: Any) -> None:
+    pair = isinstance(point, list | tuple) and len(point) == 2
+    if not pair or not all(type(value) in (int, float) for value in point):
+        raise ValueError(f"point is not [x, y] in pixels: {point!r}")
 
 
 def mask_point(

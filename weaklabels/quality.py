@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from weaklabels.statistics import ImageLabels
 
-LEAST_MAX_LABELS = 100  # an image, as COCO's AP; more where an image has more pseudo labels
+LEAST_MAX_LABELS = 100  # per image, as in COCO; more where an image has more pseudo labels
 
 
 def label_ap(images: dict[int, ImageLabels], force_scores: bool) -> dict[str, float | None]:
@@ -47,7 +47,7 @@ def label_ap(images: dict[int, ImageLabels], force_scores: bool) -> dict[str, fl
 
 def _mean_valid(values: np.ndarray) -> float | None:
     valid = values[values > -1]  # -1: no such instance
-    return round(100 * float(valid.mean()), 3) if valid.size else None
+    return 100 * float(valid.mean()) if valid.size else None
 
 
 def _coco(

@@ -8,7 +8,6 @@ indices, as Detectron2 writes them.
 """
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from weaklabels.masks import (
     Runs,
     check_image_size,
     check_segmentation,
+    is_finite_number,
     mask_fields,
     segmentation_rle,
 )
@@ -99,7 +99,7 @@ def check_record(where: str, record: Any) -> None:
             raise ValueError(f"file_name {record['file_name']!r} is not a name")
         check_image_size(record["height"], record["width"])
         if not isinstance(record["instances"], list):
-            raise ValueError("its instances are not a list")
+            raise ValueError("instances are not a list")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for index, instance in enumerate(record["instances"]):
@@ -114,7 +114,7 @@ def check_record(where: str, record: Any) -> None:
 
 def _check_instance(instance: dict[str, Any], height: int, width: int) -> None:
     score = instance["score"]
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    if not is_finite_number(score):
         raise ValueError(f"score {score!r} is not a finite number")
     if type(instance["category_id"]) is not int:
         raise ValueError(f"category_id {instance['category_id']!r} is not a whole number")
@@ -141,7 +141,7 @@ def _unique(records: Iterator[Located]) -> Iterator[Located]:
     for where, record in records:
         image_id = record["image_id"]
         if image_id in seen:
-            raise ValueError(f"{where}: image {image_id} has a record already; one an image")
+            raise ValueError(f"{where}: image {image_id} has a record already; one per image")
         seen.add(image_id)
         yield where, record
 

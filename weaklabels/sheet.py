@@ -38,7 +38,7 @@ class SheetRow:
 
 
 def draw_sheet(images: list[ImageLabels], image_root: Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, one row an image: its points, pseudo labels and true masks."""
+    """(H, W, 3) uint8 BGR, one row per image: its points, pseudo labels and true masks."""
     rows = []
     for entry in images:
         picture = read_picture(image_root, entry.image)

@@ -20,11 +20,11 @@ SMALL_AREA, MEDIUM_AREA = 32**2, 96**2  # COCO's size classes, pixels
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one labelled point; both IoUs are 0 where it got no pseudo label."""
+    """What became of one labeled point; both IoUs are 0 where it got no pseudo label."""
 
     category_id: int
     area: int
-    labelled: bool
+    labeled: bool
     iou: float = 0.0
     boundary_iou: float = 0.0
 
@@ -47,7 +47,7 @@ def judge(image: ImageLabels) -> list[Outcome]:
             continue
         area = int(mask_utils.area(truth.rle))
         if index not in image.matches:
-            outcomes.append(Outcome(truth.category_id, area, labelled=False))
+            outcomes.append(Outcome(truth.category_id, area, labeled=False))
             continue
         pseudo = image.pseudo[image.matches[index]]
         iou = float(mask_utils.iou([pseudo.rle], [truth.rle], [0])[0, 0])
@@ -84,14 +84,14 @@ def summarize(outcomes: Iterable[Outcome]) -> dict[str, float | int | None]:
     `miou` and `boundary_iou` count a point without a label as 0; `miou_labelled` leaves it out.
     """
     outcomes = list(outcomes)
-    labelled = [o for o in outcomes if o.labelled]
+    labeled = [o for o in outcomes if o.labeled]
     return {
         "points": len(outcomes),
-        "labelled": len(labelled),
-        "recall": _percent([o.labelled for o in outcomes]),
+        "labelled": len(labeled),
+        "recall": _percent([o.labeled for o in outcomes]),
         "recall_iou50": _percent([o.iou >= 0.5 for o in outcomes]),
         "miou": _percent([o.iou for o in outcomes]),
-        "miou_labelled": _percent([o.iou for o in labelled]),
+        "miou_labelled": _percent([o.iou for o in labeled]),
         "boundary_iou": _percent([o.boundary_iou for o in outcomes]),
     }
 

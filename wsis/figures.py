@@ -1,20 +1,6 @@
-"""Draw the pictures of figure/ from finished quick starts.
+"""Draw the pictures of figure/ from the folders of finished quick starts."""
 
-    python tools/quickstart.py --full
-    python tools/make_figures.py overview pseudo_labels
-    python tools/quickstart.py --subset 1p --without-baseline --output output/budget/1p
-        (and so for 2p, 5p, 20p, 50p)
-    python tools/make_figures.py results --budgets output/quickstart output/budget/*
-
-`overview` is the chain on one weak image: its points, the teacher's masks, the refined ones, the
-student's own, the truth. `pseudo_labels` shows more images before and after refinement.
-`results` plots mask AP over the share of images with masks.
-"""
-
-import argparse
-import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +10,13 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-from adet.config import get_cfg
 from detectron2.data import DatasetMapper
+from detectron2.modeling import meta_architecture
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import load_images
+from weaklabels.files import read_json
 from weaklabels.masks import center_of_mass
 from weaklabels.matching import Label, match_labels
-from weaklabels.pictures import write_picture
 from weaklabels.sheet import (
     SheetRow,
     draw_rows,
@@ -40,40 +26,51 @@ from weaklabels.sheet import (
     true_points,
 )
 from weaklabels.statistics import ImageLabels
+from wsis.config import load_config
 from wsis.quickstart_report import BY_SEED, FULL_ROW
 from wsis.trained_model import load_trained
 
-FIGURES = ("overview", "pseudo_labels", "results")
 STUDENT_SCORE = 0.25  # least score of a student's mask in a picture
 SHEET_IMAGES = 5
 DETECTORS = ("student", "student without points", "teacher")  # rows of the table, each a curve
 
 
-def command_of(run: Path, stage: str) -> list[str]:
-    """The command with which a stage of one seed's folder was finished."""
+def flag_of(run: Path, stage: str, name: str) -> str:
+    """The value of a flag with which a stage of one seed's folder was run, from its marker."""
     marker = run / "stages" / f"{stage}.json"
     if not marker.exists():
-        raise FileNotFoundError(f"{marker}: stage not finished; run tools/quickstart.py first")
-    return json.loads(marker.read_text())["command"]
+        raise FileNotFoundError(
+            f"{marker}: this stage is not finished; run `wsis quickstart` first"
+        )
+    flags = read_json(marker).get("inputs", {}).get("flags", {})
+    if name not in flags:
+        raise ValueError(
+            f"{marker}: names no {name}; it was written by another version: run the stage again"
+        )
+    return flags[name]
 
 
-def option(command: Sequence[str], name: str) -> Path:
-    """The value, a path, of an option of a command."""
-    return Path(command[list(command).index(name) + 1])
+def image_root_of(run: Path) -> Path:
+    """The folder of a run's training images."""
+    return Path(flag_of(run, "quality_unrefined", "image-root"))
+
+
+def annotations_of(run: Path) -> Path:
+    """The COCO file with the true masks of a run's training images."""
+    return Path(flag_of(run, "quality_unrefined", "annotations"))
 
 
 def load_labels(run: Path, name: str) -> dict[int, ImageLabels]:
     """Pseudo labels of one record file, beside the true masks of its images."""
-    command = command_of(run, "quality_unrefined")
-    return load_images(run / name, option(command, "--truth-json"), option(command, "--weak-json"))
+    weak = Path(flag_of(run, "quality_unrefined", "weak-annotations"))
+    return load_images(run / name, annotations_of(run), weak)
 
 
 @torch.no_grad()
 def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]) -> ImageLabels:
     """What the student finds by itself on an image, in place of the pseudo labels."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(option(command_of(run, "student"), "--config-file")))
-    cfg.MODEL.SOLOV2.NUM_CLASSES = len(ids)
+    cfg = load_config(flag_of(run, "student", "config-file"))
+    cfg.merge_from_list([meta_architecture(cfg).num_classes_key, len(ids)])
     cfg.MODEL.WEIGHTS = str(run / "student" / "model_final.pth")
     record = {"file_name": str(root / entry.image["file_name"])}
     record |= {"height": entry.image["height"], "width": entry.image["width"]}
@@ -90,9 +87,8 @@ def student_labels(run: Path, entry: ImageLabels, root: Path, ids: Sequence[int]
 
 
 def overview(run: Path, image_id: int | None = None) -> np.ndarray:
-    """The chain on a weak image, by default that with the most instances: (H, W, 3) uint8 BGR."""
-    command = command_of(run, "quality_unrefined")
-    root, truth = option(command, "--image-root"), CocoFile(option(command, "--truth-json"))
+    """The pipeline on a weak image, by default the one with the most instances: (H, W, 3) BGR."""
+    root, truth = image_root_of(run), CocoFile(annotations_of(run))
     unrefined, refined = load_labels(run, "weak.jsonl"), load_labels(run, "weak_refined.jsonl")
     number = image_id
     if number is None:
@@ -109,7 +105,7 @@ def overview(run: Path, image_id: int | None = None) -> np.ndarray:
 
 def pseudo_labels(run: Path) -> np.ndarray:
     """Weak images, evenly spread over all: labels before and after refinement, BGR."""
-    root = option(command_of(run, "quality_unrefined"), "--image-root")
+    root = image_root_of(run)
     unrefined, refined = load_labels(run, "weak.jsonl"), load_labels(run, "weak_refined.jsonl")
     numbers = [number for number, entry in unrefined.items() if true_points(entry)]
     places = np.linspace(0, len(numbers) - 1, SHEET_IMAGES).round().astype(int)
@@ -127,7 +123,7 @@ def results(budgets: Sequence[Path]) -> np.ndarray:
     Args:
         budgets: folders of quick starts, each with its report.json.
     """
-    reports = [json.loads((folder / "report.json").read_text()) for folder in budgets]
+    reports = [read_json(folder / "report.json") for folder in budgets]
     reports.sort(key=lambda report: report["percent"])
     figure, axes = plt.subplots(figsize=(6, 4), dpi=120, layout="constrained")
     for name in DETECTORS:
@@ -157,35 +153,3 @@ def spread(report: dict, name: str) -> tuple[float, float]:
     """Mean AP of a row over the seeds, and its standard deviation, 0 of a single seed."""
     values = [ap for ap, _ in report[BY_SEED][name]]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("figures", nargs="+", choices=FIGURES)
-    parser.add_argument("--run", type=Path, default=Path("output/quickstart/seed_0"))
-    parser.add_argument("--image-id", type=int, help="of the overview; default: most instances")
-    parser.add_argument("--budgets", type=Path, nargs="+", help="quick starts of several subsets")
-    parser.add_argument("--output", type=Path, default=Path("figure"))
-    args = parser.parse_intermixed_args(argv)
-    try:
-        if "results" in args.figures and not args.budgets:
-            raise ValueError("results needs --budgets, the folders of the quick starts to plot")
-        pictures = {
-            "overview": lambda: overview(args.run, args.image_id),
-            "pseudo_labels": lambda: pseudo_labels(args.run),
-            "results": lambda: results(args.budgets),
-        }
-        for name in args.figures:
-            path = args.output / f"{name}.png"
-            write_picture(path, pictures[name]())
-            print(path)
-    except (OSError, ValueError) as error:
-        print(f"make_figures: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

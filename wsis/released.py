@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 
-from adet.config import get_cfg
 from detectron2.modeling import build_model
 from maskrefinenet.checkpoint import read_torch_file
 from maskrefinenet.model import MaskRefineNet
+from wsis.config import load_config
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_name("released.tsv")
 DRIVE_URL = "https://drive.google.com/uc?id="
 CONFIGS = {
-    "teacher": "configs/PointWSSIS/R101_teacher.yaml",
-    "student": "configs/PointWSSIS/R101_student.yaml",
+    "teacher": "PointWSSIS/R101_teacher.yaml",
+    "student": "PointWSSIS/R101_student.yaml",
 }
 FILE_NAMES = {
     "teacher": "teacher.pth",
@@ -60,10 +59,7 @@ def expected_shapes(kind: str) -> dict[str, tuple[int, ...]]:
         if kind == "maskrefinenet":
             model = MaskRefineNet(num_classes=NUM_CLASSES)
         else:
-            cfg = get_cfg()
-            cfg.merge_from_file(str(ROOT / CONFIGS[kind]))
-            cfg.MODEL.DEVICE = "meta"
-            model = build_model(cfg)
+            model = build_model(load_config(CONFIGS[kind], ("MODEL.DEVICE", "meta")))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import build_model, meta_architecture
 
 BACKBONE_WEIGHTS = "ImageNetPretrained"  # in the names of files that start a training
 
@@ -35,7 +35,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
         counts = [f"{len(v)} {k} (such as {v[0]})" for k, v in faults.items() if v]
         raise ValueError(
             f"{weights} does not fit the network of the config, which has "
-            f"{cfg.MODEL.SOLOV2.NUM_CLASSES} classes: {', '.join(counts)}. Give the config and the "
-            "classes that it was trained with"
+            f"{meta_architecture(cfg).num_classes(cfg)} classes: {', '.join(counts)}. Give the "
+            "config and the classes that it was trained with"
         )
     return model.eval()

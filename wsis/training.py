@@ -1,24 +1,19 @@
-"""Train or evaluate a network from a config file.
+"""Train or evaluate the network of a config: the trainer, and one run of it.
 
-    python tools/train_net.py --config-file configs/SOLOv2/R50_3x.yaml --num-gpus 8
-    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
-
-Data sets are registered names or `name=annotations.json:image_folder`. A run that was killed goes
-on with --resume; with SEED >= 0 it ends with the weights of an uninterrupted one.
+Datasets are registered names or `name=annotations.json:image_folder`. A resumed run with SEED >= 0
+ends with the weights of an uninterrupted one.
 """
 
-import argparse
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adet.config import get_cfg
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -28,45 +23,23 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.datasets.inline import register_inline_datasets
-from detectron2.engine import (
-    DefaultTrainer,
-    default_argument_parser,
-    default_setup,
-    hooks,
-    launch,
-)
+from detectron2.engine import DefaultTrainer, default_setup, hooks
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
     PascalVOCDetectionEvaluator,
     verify_results,
 )
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import meta_architecture
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from weaklabels.files import atomic_text, read_json
+from wsis.config import load_config
 
-PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labelled points
+PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labeled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
 INFERENCE_FOLDER = "inference"
 AUGMENTED_FOLDER = "inference_TTA"
-# Node of MODEL that holds the NUM_CLASSES of each meta-architecture.
-CLASSES_NODE = {"SOLOv2": "SOLOV2", "GeneralizedRCNN": "ROI_HEADS"}
-
-
-def evaluation_mode(cfg: CfgNode) -> str | None:
-    """What makes this config's figures differ from a detector's AP; None where nothing does."""
-    if cfg.MODEL.META_ARCHITECTURE != "SOLOv2":
-        return None
-    solov2 = cfg.MODEL.SOLOV2
-    scores = "scores forced to 1" if solov2.EVAL_PSEUDO_LABEL else "scores of the network"
-    if solov2.PROMPT != "none":
-        return f"pseudo-label quality: prompt={solov2.PROMPT}, {scores}"
-    return f"not detector AP: {scores}" if solov2.EVAL_PSEUDO_LABEL else None
-
-
-def is_prompted(cfg: CfgNode) -> bool:
-    """Whether the network reads labelled points (or boxes or classes) at test time."""
-    return cfg.MODEL.META_ARCHITECTURE == "SOLOv2" and cfg.MODEL.SOLOV2.PROMPT != "none"
 
 
 class Trainer(DefaultTrainer):
@@ -74,7 +47,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=is_prompted(cfg))
+        prompted = meta_architecture(cfg).reads_prompts(cfg)
+        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=prompted)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -86,7 +60,8 @@ class Trainer(DefaultTrainer):
         Args:
             folder: where results go, below OUTPUT_DIR.
         """
-        metadata, mode = MetadataCatalog.get(dataset_name), evaluation_mode(cfg)
+        metadata = MetadataCatalog.get(dataset_name)
+        mode = meta_architecture(cfg).evaluation_mode(cfg)
         evaluator_type = metadata.get("evaluator_type", "coco")
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
@@ -110,7 +85,7 @@ class Trainer(DefaultTrainer):
         The figures and the mode that made them are also written to inference/summary.json.
         """
         results = super().test(cfg, model, evaluators)
-        if is_prompted(cfg):
+        if meta_architecture(cfg).reads_prompts(cfg):
             single = len(cfg.DATASETS.TEST) == 1
             results = (
                 name_prompted(results)
@@ -124,7 +99,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
         """As `test`, on the images that TEST.AUG describes; names of results end with `_TTA`."""
-        model = GeneralizedRCNNWithTTA(cfg, model)
+        model = meta_architecture(cfg).with_tta(cfg, model)
         evaluators = [
             cls.build_evaluator(cfg, name, AUGMENTED_FOLDER) for name in cfg.DATASETS.TEST
         ]
@@ -154,15 +129,12 @@ def write_summary(cfg: CfgNode, results: dict[str, Any], folder: str) -> None:
     """Write OUTPUT_DIR/folder/summary.json: what was measured, how, and with which weights."""
     content = {
         "datasets": list(cfg.DATASETS.TEST),
-        "mode": evaluation_mode(cfg) or "detector",
+        "mode": meta_architecture(cfg).evaluation_mode(cfg) or "detector",
         "weights": cfg.MODEL.WEIGHTS,
         "results": results,
     }
-    path = Path(cfg.OUTPUT_DIR, folder, "summary.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with atomic_text(Path(cfg.OUTPUT_DIR, folder, "summary.json")) as file:
+        file.write(json.dumps(content, indent=1) + "\n")  # NaN where there is nothing to measure
 
 
 def class_names(dataset_name: str) -> list[str] | None:
@@ -175,8 +147,7 @@ def class_names(dataset_name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(dataset_name)
     names = getattr(metadata, "thing_classes", None)
     if names is None and hasattr(metadata, "json_file"):
-        with open(PathManager.get_local_path(metadata.json_file), encoding="utf-8") as file:
-            categories = json.load(file)["categories"]
+        categories = read_json(PathManager.get_local_path(metadata.json_file))["categories"]
         names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
     return None if names is None else list(names)
 
@@ -190,10 +161,10 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
     datasets = test if eval_only else [*cfg.DATASETS.TRAIN, *test]
     classes = {name: class_names(name) for name in datasets}
     classes = {name: names for name, names in classes.items() if names is not None}
-    node_name = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
-    if node_name is None or not classes:
+    architecture = meta_architecture(cfg)
+    key = architecture.num_classes_key
+    if key is None or not classes:
         return []
-    node = cfg.MODEL[node_name]
     first, wanted = next(iter(classes.items()))
     notes = []
     for name, names in classes.items():
@@ -205,12 +176,11 @@ def adapt_num_classes(cfg: CfgNode, eval_only: bool) -> list[str]:
             )
         if names != wanted:
             notes.append(f"{name} names its classes otherwise than {first}: {_some(names)}")
-    before = node.NUM_CLASSES
+    before = architecture.num_classes(cfg)
     if before != len(wanted):
-        node.NUM_CLASSES = len(wanted)
+        cfg.merge_from_list([key, len(wanted)])
         notes.append(
-            f"MODEL.{node_name}.NUM_CLASSES set to {len(wanted)} (it was {before}), the classes of "
-            f"{first}: {_some(wanted)}"
+            f"{key} set to {len(wanted)} (it was {before}), the classes of {first}: {_some(wanted)}"
         )
     return notes
 
@@ -219,68 +189,59 @@ def _some(names: Sequence[str], limit: int = 10) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run of training or evaluation.
+
+    config_file: a file or the name of a shipped config; "" takes the defaults of all keys.
+    overrides: KEY, VALUE, KEY, VALUE, ... on top of the file.
+    num_gpus: on each machine; 0 sets MODEL.DEVICE to the CPU.
+    """
+
+    config_file: str = ""
+    overrides: tuple[str, ...] = ()
+    eval_only: bool = False
+    resume: bool = False
+    num_gpus: int = 1
+
+
+def setup(settings: TrainingSettings) -> CfgNode:
     """The frozen config of this run; logs, seeds and OUTPUT_DIR are ready afterwards."""
-    cfg = get_cfg()
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    if args.num_gpus == 0:
-        cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}, but no CUDA device was found: add --num-gpus 0 "
-            "(or MODEL.DEVICE cpu) to run on the CPU"
-        )
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise ValueError(
-            f"TEST.AUG.ENABLED=True: only GeneralizedRCNN has test-time augmentation, not "
-            f"{cfg.MODEL.META_ARCHITECTURE}; set it to False"
-        )
-    for split in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
+    cfg = load_config(settings.config_file, settings.overrides, num_gpus=settings.num_gpus)
+    if cfg.TEST.AUG.ENABLED:
+        meta_architecture(cfg).check_tta(cfg)
+    for split in ("TEST",) if settings.eval_only else ("TRAIN", "TEST"):
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
-    notes = adapt_num_classes(cfg, args.eval_only)
+    notes = adapt_num_classes(cfg, settings.eval_only)
     cfg.freeze()
-    default_setup(cfg, args)
+    default_setup(cfg, settings)
     logger = logging.getLogger("detectron2.train_net")
     for note in notes:
         logger.warning(note)
-    if evaluation_mode(cfg):
-        logger.info("Evaluation mode: %s", evaluation_mode(cfg))
+    mode = meta_architecture(cfg).evaluation_mode(cfg)
+    if mode:
+        logger.info("Evaluation mode: %s", mode)
     return cfg
 
 
-def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Train or evaluate in this process; returns the results of the last evaluation, if any."""
-    cfg = setup(args)
-    if not args.eval_only:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+def train(settings: TrainingSettings) -> dict[str, Any] | None:
+    """Train or evaluate in this process of a job; the results of the last evaluation, if any."""
+    cfg = setup(settings)
+    if settings.eval_only:
+        return evaluate(cfg, resume=settings.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=settings.resume)
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+    """Measure MODEL.WEIGHTS (with `resume`, the last checkpoint of OUTPUT_DIR) on DATASETS.TEST."""
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results |= Trainer.test_with_augmentation(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = default_argument_parser().parse_args(argv)
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-        num_processes=args.num_processes,
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,6 @@ from detectron2.checkpoint.c2_model_loading import (
 )
 from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
 from detectron2.checkpoint.safe_files import (
-    atomic_write,
     plain_data,
     read_pickle_file,
     read_torch_file,
@@ -28,6 +27,7 @@ from detectron2.checkpoint.safe_files import (
 )
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from weaklabels.files import atomic_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +91,8 @@ class DetectionCheckpointer(Checkpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Mark a file in `save_dir` as the one to resume from."""
 
-        def write(temporary: str) -> None:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(last_filename_basename)
-
-        atomic_write(os.path.join(self.save_dir, "last_checkpoint"), write)
+        with atomic_text(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from, as the main process sees it."""

@@ -6,13 +6,14 @@ the content can be read back this way.
 """
 
 import collections
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+from weaklabels.files import atomic_bytes
 
 # Functions by which numpy rebuilds objects. Their module depends on the version, so ask numpy.
 _RECONSTRUCT_ARRAY = np.zeros(1).__reduce__()[0]
@@ -123,15 +124,5 @@ def plain_data(value: Any, name: str) -> Any:
 
 def write_torch_file(data: Any, path: str) -> None:
     """`torch.save` that leaves either the complete new file or the old one."""
-    atomic_write(path, lambda temporary: torch.save(data, temporary))
-
-
-def atomic_write(path: str, write: Callable[[str], Any]) -> None:
-    """Call `write` with a temporary path beside `path`, then rename the file to `path`."""
-    temporary = f"{path}.tmp"
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic_bytes(path) as file:
+        torch.save(data, file)

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
+from weaklabels.masks import center_of_mass
 
 from . import transforms as T
 from .catalog import MetadataCatalog
@@ -251,7 +252,9 @@ def _points_of(
             point[:] = anno["point"]
         if has_mask[i] and ("point" not in anno or not _contains(image_size, point)):
             mask = masks.tensor[i].numpy() if isinstance(masks, BitMasks) else masks.polygons[i]
-            point[:] = _center_of_mass(_to_bitmask(mask, image_size), fallback=point)
+            center = center_of_mass(_to_bitmask(mask, image_size))
+            if center is not None:
+                point[:] = center
         if _contains(image_size, point):
             point[:] = np.clip(point, 0, (width - 1, height - 1))
     return points
@@ -262,12 +265,6 @@ def _contains(image_size: tuple[int, int], point: np.ndarray) -> bool:
     height, width = image_size
     low, high = -PIXEL_CENTER, np.array([width, height]) - PIXEL_CENTER
     return bool(((point >= low) & (point <= high)).all())
-
-
-def _center_of_mass(mask: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """(2,) mean x and y of the pixel indices of an (H, W) mask; `fallback` if it is empty."""
-    rows, columns = np.nonzero(mask)
-    return np.array([columns.mean(), rows.mean()]) if len(rows) else fallback
 
 
 def filter_empty_instances(

@@ -22,6 +22,7 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 from detectron2.utils.logger import setup_logger
+from weaklabels.files import atomic_text
 
 # The default port depends on the user, so that two users of one machine get different ports.
 _FIRST_PORT, _NUM_PORTS = 2**15 + 2**14, 2**14
@@ -125,10 +126,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | Mapping[str, Any]) ->
         logger.info("Config file: %s", config_file)
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with atomic_text(path) as file:
             file.write(cfg.dump())
-        os.replace(temporary, path)
         logger.info("Wrote the config of this run to %s", path)
     # Each rank draws its own random numbers.
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)

@@ -26,6 +26,7 @@ from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table, create_wide_table
+from weaklabels.files import atomic_text
 
 __all__ = ["COCOEvaluator", "instances_to_coco_json"]
 
@@ -227,10 +228,8 @@ class COCOEvaluator(DatasetEvaluator):
     def _write(self, coco_results: list[dict[str, Any]]) -> None:
         PathManager.mkdirs(self._output_dir)
         path = os.path.join(self._output_dir, RESULTS_FILE)
-        temporary = f"{path}.tmp"  # a killed run must not leave half a file under the final name
-        with open(temporary, "w", encoding="utf-8") as file:
+        with atomic_text(path) as file:
             json.dump(coco_results, file)
-        os.replace(temporary, path)
         self._logger.info("%d results saved to %s", len(coco_results), path)
 
     def _derive_coco_results(self, coco_eval: Any, task: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """RoIAlign as a module."""
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -38,7 +39,9 @@ class ROIAlign(nn.Module):
         if rois.dim() != 2 or rois.size(1) != 5:
             raise ValueError(f"rois must have shape (R, 5), got {tuple(rois.shape)}")
         settings = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
-        return roi_align(input, rois.to(dtype=input.dtype), *settings)
+        # At least float32: in half precision the corners of boxes would move by a pixel or more.
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        return roi_align(input.to(dtype), rois.to(dtype), *settings).to(input.dtype)
 
     def __repr__(self) -> str:
         return (

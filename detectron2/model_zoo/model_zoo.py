@@ -13,7 +13,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_ROOT = Path(__file__).resolve().parents[2]
+# A wheel carries the configs as data of the package wsis; a checkout has them at its root.
+_PLACES = (_ROOT / "wsis" / "configs", _ROOT / "configs")
+CONFIG_DIR = next(filter(Path.is_dir, _PLACES), _PLACES[-1])
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
 # Path of a config without its suffix -> number of the run / name of the file.

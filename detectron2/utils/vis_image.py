@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib import colors as mplc
 from PIL import Image, ImageDraw, ImageFont
 
+from weaklabels.files import atomic_bytes
+
 __all__ = ["VisImage"]
 
 _SHIFT = 4  # OpenCV's fixed-point coordinates: 1/16 of a pixel
@@ -39,11 +41,13 @@ class VisImage:
         return self._canvas.copy()
 
     def save(self, filepath: str) -> None:
-        """Write the picture to a file in the format of its extension."""
-        stem, extension = os.path.splitext(filepath)
-        unfinished = f"{stem}.unfinished{extension}"
-        Image.fromarray(self._canvas).save(unfinished)
-        os.replace(unfinished, filepath)
+        """Write the picture to a file; the extension tells the format."""
+        extension = os.path.splitext(filepath)[1].lower()
+        kind = Image.registered_extensions().get(extension)
+        if kind is None:
+            raise ValueError(f"{filepath}: no image format has the extension {extension!r}")
+        with atomic_bytes(filepath) as file:
+            Image.fromarray(self._canvas).save(file, format=kind)
 
     def blend_mask(self, mask: np.ndarray, color: Any, alpha: float) -> None:
         """Color an (H, W) binary mask."""

@@ -114,7 +114,7 @@ def test_point_prompt_keeps_points_that_collide(run_r50, golden, nms, golden_rec
     assert second["unmatched"] == []
     if nms == "mask":
         assert extra == []
-        assert first["unmatched"] == [{"instance": 5, "reason": "nms"}]
+        assert first["unmatched"] == [{"instance": 5, "reason": "nms", "other": 4}]
     else:
         assert first["instances"].prompt_indices[extra].tolist() == [5]
         assert first["unmatched"] == []
@@ -176,7 +176,8 @@ def test_r101(make_reference_model, golden, golden_records):
     assert compare(run("none", "mask")[0], figures, "none_mask/img0") == []
     (result,) = run("point", "mask")
     assert compare(result, figures, "point_mask_wide/img0") == []
-    assert result["unmatched"] == [{"instance": i, "reason": "nms"} for i in (1, 5)]
+    lost = [(1, 4), (5, 4)]
+    assert result["unmatched"] == [{"instance": i, "reason": "nms", "other": k} for i, k in lost]
     (result,) = run("point_with_size", "mask")
     assert compare(result, figures, "point_with_size_mask/img0") == []
 

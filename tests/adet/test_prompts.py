@@ -189,7 +189,44 @@ def test_points_in_one_cell_are_separate_queries():
     assert sorted(results.prompt_indices.tolist()) == [0, 1, 2] and unmatched == []
     results, unmatched = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, SETTINGS)
     assert sorted(results.prompt_indices.tolist()) == [0, 2]
-    assert unmatched == [{"instance": 1, "reason": "nms"}]
+    assert unmatched == [{"instance": 1, "reason": "nms", "other": 0}]
+
+
+@pytest.mark.parametrize("nms_type", ["mask", "matrix"])
+@torch.no_grad()
+def test_nms_of_prompts_off_keeps_one_mask_a_point(nms_type):
+    """The best of each point's own masks, in plain loops; on: every lost point names a better one.
+
+    The boxes span many cells, so that points have several candidates and share cells.
+    """
+    batch = make_predictions(make_head(7), 7, images=1)
+    points = torch.tensor([[40.0, 30.0], [40.5, 30.5], [20.0, 40.0], [42.0, 31.0]]).double()
+    prompts = InstanceLabels(torch.tensor([1, 1, 1, 2]), points, torch.full((4, 2), 40.0))
+    (got,) = sized_candidates(batch, [prompts], SETTINGS)
+    assert len(got) > len(got.prompts.unique())
+    pixels = batch.mask_features[0].flatten(1)
+    masks = torch.mm(got.kernels, pixels).sigmoid()
+    inside = masks > 0.5
+    quality = (masks * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+    large = inside.sum(dim=1) > GRIDS.strides_of(got.cells)
+    want = {}
+    for owner, score in zip(got.prompts[large].tolist(), quality[large].tolist(), strict=True):
+        want[owner] = max(score, want.get(owner, 0))
+    arguments = (got, batch.mask_features[0], (60, 90), (60, 90), GRIDS)
+    free, unmatched = segment(*arguments, InferenceSettings(nms_type=nms_type, prompt_nms=False))
+    found = dict(zip(free.prompt_indices.tolist(), free.scores.tolist(), strict=True))
+    assert len(found) == len(free) and unmatched == []
+    assert found == pytest.approx(want, abs=1e-5)
+    strict = InferenceSettings(nms_type=nms_type, update_thr=0.5)
+    results, unmatched = segment(*arguments, strict)
+    assert unmatched and not set(results.prompt_indices.tolist()) & {
+        item["instance"] for item in unmatched
+    }
+    for item in unmatched:
+        one, other = item["instance"], item["other"]
+        assert item["reason"] == "nms" and prompts.classes[one] == prompts.classes[other]
+        assert want[other] >= want[one]
+        assert nms_type == "matrix" or other in results.prompt_indices.tolist()
 
 
 @torch.no_grad()
@@ -237,6 +274,23 @@ def test_reasons_of_points_without_a_mask():
     (got,) = point_candidates(batch, [prompts], strict)
     assert got.refused == {0: "score_0", 4: "score_0"} | refused
     assert len(got) == 0
+
+
+@pytest.mark.parametrize("name", ["none", "point", "point_with_size", "cls"])
+@torch.no_grad()
+def test_prompts_under_autocast_follow_the_labels_in_float32(name):
+    """Candidates are float32, and masks differ from those without autocast by few pixels."""
+    batch, prompts = make_predictions(make_head(4), 4, images=1), [make_labels(4, 6)]
+    (want,) = PROMPTS[name].choose(batch, prompts if name != "none" else None, SETTINGS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (got,) = PROMPTS[name].choose(batch, prompts if name != "none" else None, SETTINGS)
+        results, _ = segment(got, batch.mask_features[0], (60, 90), (60, 90), GRIDS, SETTINGS)
+    assert got.kernels.dtype == got.scores.dtype == results.scores.dtype == torch.float32
+    assert len(results)
+    if name in ("point", "point_with_size"):  # the other two turn on comparisons of scores
+        assert got.prompts.tolist() == want.prompts.tolist()
+        error = (got.kernels - want.kernels).norm() / want.kernels.norm()
+        assert error < 0.03
 
 
 def test_a_convolution_at_some_cells_equals_the_whole_map():

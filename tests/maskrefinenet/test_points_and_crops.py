@@ -7,11 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrefinenet.annotations import decode_mask, load_annotations
 from maskrefinenet.crops import (
     POINT_BOX_SIDE,
     CropBox,
-    centre_of_mass,
     crop_box,
     mask_bounds,
     network_input,
@@ -21,7 +19,9 @@ from maskrefinenet.crops import (
 )
 from maskrefinenet.pairs import match_predictions
 from maskrefinenet.points import class_point_map
-from maskrefinenet.records import read_records
+from maskrefinenet.predictions import read_predictions
+from weaklabels.coco import load_annotations
+from weaklabels.masks import center_of_mass, decode_mask
 
 
 def test_gaussian_is_the_reference_s(golden):
@@ -91,12 +91,12 @@ def test_empty_and_one_pixel_priors_have_a_crop(pixels):
 
 def test_bounds_and_centre_of_an_empty_mask_are_none():
     assert mask_bounds(np.zeros((4, 5))) is None
-    assert centre_of_mass(np.zeros((4, 5))) is None
+    assert center_of_mass(np.zeros((4, 5))) is None
 
 
 def test_inference_inputs_are_the_reference_s(golden, tinycoco):
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.pth", annotations)
+    (record,) = read_predictions(tinycoco / "pred_weak.pth", annotations)
     image, size = golden["decoded_632"], (64, 64)
     for i, instance in enumerate(record["instances"]):
         meta = golden[f"valid_{i}_meta"].tolist()
@@ -116,7 +116,7 @@ def test_training_crops_are_the_reference_s_plus_a_row_and_a_column(golden, tiny
     """It leaves out the box's last row and column and numbers channels from 0, not from 1."""
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_s.json")
     files = [tinycoco / f"pred_strong{i}.pth" for i in (1, 2)]
-    read = [list(read_records(path, annotations)) for path in files]
+    read = [list(read_predictions(path, annotations)) for path in files]
     pairs = {}
     for number, records in enumerate(read):
         for pair in match_predictions(records, annotations, rule="nearest"):

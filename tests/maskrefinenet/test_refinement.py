@@ -1,10 +1,4 @@
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +7,15 @@ import torch
 from pycocotools import mask as mask_api
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.__main__ import main
-from maskrefinenet.annotations import decode_mask, encode_mask, load_annotations
 from maskrefinenet.checkpoint import NetworkConfig, load_checkpoint, network_content
 from maskrefinenet.crops import CropBox
-from maskrefinenet.evaluate import evaluate_records
 from maskrefinenet.pipeline import GROUP_IMAGES, GROUP_INSTANCES, make_groups
-from maskrefinenet.records import mask_fields, read_records, write_line
+from maskrefinenet.predictions import read_predictions
 from maskrefinenet.refiner import paste
 from tests.golden.inputs import fill_state_dict
+from weaklabels.coco import load_annotations
+from weaklabels.evaluate import records_ap
+from weaklabels.masks import decode_mask, encode_mask, mask_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = ({"id": 1, "name": "a"}, {"id": 13, "name": "b"})
@@ -37,34 +31,10 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def weak(tinycoco, tmp_path) -> Path:
-    """40 images, copies of one, with the same three instances; one image has none."""
-    annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.json", annotations)
-    lines = []
-    for number in range(40):
-        name = f"{number}.jpg"
-        shutil.copy(tinycoco / record["file_name"], tmp_path / name)
-        instances = [] if number == 7 else record["instances"][: 1 + number % 3]
-        row = {**record, "image_id": number, "file_name": name, "instances": instances}
-        lines.append(write_line(row))
-    path = tmp_path / "weak.jsonl"
-    path.write_text("".join(lines))
-    return path
-
-
-def refine(checkpoint: Path, weak: Path, out: Path, *extra: str) -> list[str]:
-    return [
-        *("refine", "--checkpoint", str(checkpoint), "--predictions", str(weak)),
-        *("--image-root", str(weak.parent), "--out", str(out), "--device", "cpu", *extra),
-    ]
-
-
 def test_refinement_equals_the_reference(reference_network, golden, golden_folder, tinycoco):
     """Seeded weights at 128 x 128; the third instance keeps its prior. Boxes there are short."""
     annotations = load_annotations(tinycoco / "instances_train2017_tiny_w.json")
-    (record,) = read_records(tinycoco / "pred_weak.pth", annotations)
+    (record,) = read_predictions(tinycoco / "pred_weak.pth", annotations)
     image, rows = golden["decoded_632"], record["instances"]
     refiner = MaskRefiner(reference_network, size=128)
     masks = np.stack([decode_mask(row["segmentation"], *image.shape[:2]) for row in rows])
@@ -78,122 +48,6 @@ def test_refinement_equals_the_reference(reference_network, golden, golden_folde
         assert (mask & want).sum() / (mask | want).sum() > 0.99
         x, y, w, h = row["bbox"]  # of the reference: one pixel short
         assert mask_fields(encode_mask(mask))["bbox"] == [x, y, w + 1, h + 1]
-
-
-def test_refine_twice_is_byte_identical_and_keeps_what_it_must(checkpoint, weak, tmp_path):
-    outs = [tmp_path / f"{name}.jsonl" for name in "ab"]
-    assert main(refine(checkpoint, weak, outs[0])) == 0
-    assert main(refine(checkpoint, weak, outs[1], "--workers", "1")) == 0
-    assert outs[0].read_bytes() == outs[1].read_bytes()
-    before, after = list(read_records(weak)), list(read_records(outs[0]))
-    assert [r["image_id"] for r in after] == list(range(40))
-    changed = 0
-    for old, new in zip(before, after, strict=True):
-        for a, b in zip(old["instances"], new["instances"], strict=True):
-            for key in ("category_id", "point", "score"):
-                assert a[key] == b[key]
-            mask = decode_mask(b["segmentation"], 100, 140)
-            assert b["area"] == mask.sum() > 0
-            changed += a["segmentation"] != b["segmentation"]
-    assert changed > 40
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_records_equal_the_library_call(checkpoint, weak, tmp_path, golden):
-    assert main(refine(checkpoint, weak, tmp_path / "out.jsonl")) == 0
-    old, new = (list(read_records(p))[2]["instances"] for p in (weak, tmp_path / "out.jsonl"))
-    refined = MaskRefiner.load(checkpoint).refine(
-        golden["decoded_632"],
-        np.stack([decode_mask(row["segmentation"], 100, 140) for row in old]),
-        np.array([row["point"] for row in old]),
-        np.array([[1, 13].index(row["category_id"]) for row in old]),
-    )
-    for mask, row in zip(refined, new, strict=True):
-        other = decode_mask(row["segmentation"], 100, 140).astype(bool)
-        assert (mask & other).sum() / (mask | other).sum() > 0.99
-
-
-def test_a_cut_part_is_continued_to_the_same_bytes(checkpoint, weak, tmp_path, monkeypatch):
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    assert main(refine(checkpoint, weak, whole)) == 0
-    foreground, calls = MaskRefiner.foreground, []
-
-    def killed(self, crops):
-        calls.append(len(crops))
-        if len(calls) == 5:
-            raise SystemError("killed")
-        return foreground(self, crops)
-
-    monkeypatch.setattr(MaskRefiner, "foreground", killed)
-    with pytest.raises(SystemError):
-        main(refine(checkpoint, weak, out))
-    monkeypatch.undo()
-    (part,) = tmp_path.glob("out.jsonl.rank0of1.part")
-    content = part.read_bytes()
-    assert 1 < content.count(b"\n") < 40
-    part.write_bytes(content[:-30])  # a line cut by the kill
-    assert main(refine(checkpoint, weak, out)) == 0
-    assert out.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.slow
-def test_kill_9_and_the_same_command_again(checkpoint, weak, tmp_path):
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    options = ("--batch-size", "1", "--workers", "1")
-    assert main(refine(checkpoint, weak, whole, *options)) == 0
-    command = [sys.executable, "-m", "maskrefinenet", *refine(checkpoint, weak, out, *options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    part, deadline = tmp_path / "out.jsonl.rank0of1.part", time.monotonic() + 120
-    while not (part.exists() and part.read_bytes().count(b"\n") > 2):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not out.exists() and part.exists()
-    assert main(refine(checkpoint, weak, out, *options)) == 0
-    assert out.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_bytes_as_one(checkpoint, weak, tmp_path):
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    assert main(refine(checkpoint, weak, one)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "maskrefinenet", *refine(checkpoint, weak, two)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
-    assert two.read_bytes() == one.read_bytes()
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_parts_of_something_else_are_refused(checkpoint, weak, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
-    part = tmp_path / "out.jsonl.rank0of1.part"
-    part.write_text('{"made_from": {}}\n')
-    assert main(refine(checkpoint, weak, out)) == 2
-    assert "was made from another checkpoint" in capsys.readouterr().err
-    part.rename(tmp_path / "out.jsonl.rank0of4.part")
-    assert main(refine(checkpoint, weak, out)) == 2
-    assert "another number of processes than 1" in capsys.readouterr().err
-
-
-def test_unreadable_images_are_reported_left_out_and_retried(checkpoint, weak, tmp_path, capsys):
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    assert main(refine(checkpoint, weak, whole)) == 0
-    image = tmp_path / "5.jpg"
-    content = image.read_bytes()
-    image.unlink()
-    (tmp_path / "6.jpg").write_text("no image")
-    assert main(refine(checkpoint, weak, out)) == 1
-    told = capsys.readouterr().out
-    assert "2 images are left out" in told
-    assert "5.jpg: no such image" in told and "6.jpg: cannot be read" in told
-    assert [r["image_id"] for r in read_records(out)] == [i for i in range(40) if i not in (5, 6)]
-    image.write_bytes(content)
-    (tmp_path / "6.jpg").write_bytes(content)
-    assert main(refine(checkpoint, weak, out)) == 0
-    assert [r["image_id"] for r in read_records(out)] == list(range(40))
 
 
 def test_empty_priors_and_empty_results(golden, checkpoint):
@@ -210,17 +64,6 @@ def test_empty_priors_and_empty_results(golden, checkpoint):
     assert (refiner.refine(image, prior, points, classes) == prior).all()
 
 
-def test_kept_priors_are_marked_and_counted(checkpoint, weak, tmp_path, capsys):
-    content = torch.load(checkpoint, weights_only=True)
-    content["model_state"]["head.bias"] = torch.tensor([9.0, -9.0])
-    torch.save(content, tmp_path / "nothing.pth")
-    out = tmp_path / "out.jsonl"
-    assert main(refine(tmp_path / "nothing.pth", weak, out)) == 0
-    instances = [row for record in read_records(out) for row in record["instances"]]
-    assert f"{len(instances)} kept their prior mask" in capsys.readouterr().out
-    assert all(row["kept_prior"] for row in instances)
-
-
 def test_groups_depend_on_the_records_alone():
     records = [{"instances": [0] * n} for n in (1, 1, 70, 3, *[0] * 20, 63, 1, 5)]
     sizes = [len(group) for group in make_groups(records)]
@@ -233,7 +76,7 @@ def test_paste_is_none_without_foreground():
     assert mask.sum() == 12 and mask[1:5, 1:4].all()
 
 
-def test_wrong_arguments_are_named(checkpoint, weak, tmp_path, golden, capsys):
+def test_wrong_arguments_are_named(checkpoint, tmp_path, golden):
     refiner = MaskRefiner.load(checkpoint)
     image, mask = golden["decoded_632"], np.ones((1, 100, 140), dtype=bool)
     with pytest.raises(ValueError, match="expected .H, W, 3. uint8"):
@@ -247,10 +90,6 @@ def test_wrong_arguments_are_named(checkpoint, weak, tmp_path, golden, capsys):
     torch.save({"model": {}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other.pth: expected a MaskRefineNet checkpoint"):
         load_checkpoint(tmp_path / "other.pth")
-    text = weak.read_text().replace('"category_id":13', '"category_id":14')
-    weak.write_text(text)
-    assert main(refine(checkpoint, weak, tmp_path / "out.jsonl")) == 2
-    assert "category 14 is none of the network's 2" in capsys.readouterr().err
 
 
 def test_a_bare_checkpoint_tells_its_architecture(tmp_path):
@@ -280,16 +119,6 @@ def test_numpy_figures_in_a_checkpoint_are_read(tmp_path, module, kind):
     assert load_checkpoint(path).content["best_AP"] == 3
 
 
-@pytest.mark.parametrize(
-    "junk", [b"", b"junk", b"<html>quota</html>", b"\x80\x02.", b"PK\x03\x04 cut off", b"h\x00."]
-)
-def test_junk_in_place_of_a_checkpoint_is_named(weak, tmp_path, capsys, junk):
-    path = tmp_path / "junk.pth"
-    path.write_bytes(junk)
-    assert main(refine(path, weak, tmp_path / "out.jsonl")) == 2
-    assert "junk.pth: cannot be read" in capsys.readouterr().err
-
-
 def test_checkpoints_of_something_else_are_named(tmp_path):
     path = tmp_path / "other.pth"
     for content in ({"model_state": 3}, {"model_state": [1]}, {"model_state": {}}, [1]):
@@ -306,8 +135,8 @@ def test_evaluation_of_the_truth_is_perfect(tinycoco):
         for mask in [decode_mask(row["segmentation"], 100, 140)]
     ]
     records = [{"image_id": 632, "instances": rows}]
-    assert evaluate_records(records, annotations)["AP"] == pytest.approx(100)
-    assert evaluate_records([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
+    assert records_ap(records, annotations)["AP"] == pytest.approx(100)
+    assert records_ap([{"image_id": 632, "instances": []}], annotations)["AP"] == 0
     del annotations.instances[632][0]["segmentation"]
     with pytest.raises(ValueError, match="has no mask; evaluation needs masks"):
-        evaluate_records(records, annotations)
+        records_ap(records, annotations)

@@ -1,4 +1,3 @@
-import contextlib
 import json
 from datetime import timedelta
 
@@ -7,15 +6,16 @@ import pytest
 import torch
 import torchvision
 
-from maskrefinenet import MaskRefineNet, train_command
-from maskrefinenet.__main__ import main
-from maskrefinenet.annotations import load_annotations
+from maskrefinenet import MaskRefineNet
+from maskrefinenet.__main__ import main, make_parser
 from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
 from maskrefinenet.distributed import World, world
 from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundary
 from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
-from maskrefinenet.train_command import training_pairs
+from maskrefinenet.train_command import OLD_SPELLINGS, settings_of
+from maskrefinenet.train_run import training_pairs
+from weaklabels.coco import load_annotations
 
 
 @pytest.fixture
@@ -132,24 +132,14 @@ def test_batch_norms_need_two_samples(device, processes, batch_size, enough):
     ("processes", "want"),
     [*((n, 16) for n in (1, 2, 4, 8, 16)), (3, 18), (5, 20), (6, 18), (7, 21), (12, 24), (32, 32)],
 )
-def test_the_default_batch_is_divided_among_the_processes(command, monkeypatch, processes, want):
-    class Stop(Exception):
-        pass
-
-    def stop(args, schedule, here):
-        raise Stop(schedule)
-
-    here = World(0, processes, torch.device("cpu"))
-    monkeypatch.setattr(train_command, "world", lambda device: contextlib.nullcontext(here))
-    monkeypatch.setattr(train_command, "make_trainer", stop)
+def test_the_default_batch_is_divided_among_the_processes(command, processes, want):
     place = command.index("--batch-size")
     for arguments, batch_size in (
         (command[:place] + command[place + 2 :], want),
         (command, 2),
     ):
-        with pytest.raises(Stop) as stopped:
-            main([*arguments, "--out", "nowhere"])
-        (schedule,) = stopped.value.args
+        words = [OLD_SPELLINGS.get(word, word) for word in (*arguments, "--output", "nowhere")]
+        schedule = settings_of(make_parser().parse_args(words)).schedule_for(processes)
         assert (schedule.batch_size, schedule.learning_rate) == (batch_size, 1e-4)
 
 

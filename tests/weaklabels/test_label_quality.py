@@ -135,7 +135,7 @@ def test_outcomes_and_their_summary():
     half = label(box(0, 0, 9, 4), first.point)
     entry = ImageLabels({}, [first, crowd, second], [half], {0: 0})
     outcomes = judge(entry)
-    assert [(o.category_id, o.area, o.labelled, o.iou) for o in outcomes] == [
+    assert [(o.category_id, o.area, o.labeled, o.iou) for o in outcomes] == [
         (1, 100, True, 0.5),
         (2, 200, False, 0.0),
     ]

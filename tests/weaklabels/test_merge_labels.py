@@ -241,6 +241,28 @@ def test_the_reference_s_merged_files(tmp_path, name):
         assert ours == theirs
 
 
+def test_merged_files_keep_their_bytes(tmp_path):
+    strong, weak = (GOLDEN / f"instances_train2017_tiny_{kind}.json" for kind in "sw")
+    records, out = GOLDEN / "records.jsonl", tmp_path / "sw.json"
+    assert merge(strong, records, out, "--weak-json", weak) == 0
+    assert out.read_bytes() == (GOLDEN / "merged.json").read_bytes()
+    flags = ["--annotations", strong, "--weak-annotations", weak, "--records", records]
+    again = tmp_path / "again.json"
+    assert main([str(flag) for flag in [*flags, "--output", again]]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_a_merge_does_not_read_boxes_and_areas_of_records(tmp_path):
+    strong, weak = (GOLDEN / f"instances_train2017_tiny_{kind}.json" for kind in "sw")
+    records = [json.loads(line) for line in (GOLDEN / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        for instance in record["instances"]:
+            instance |= {"bbox": [1.0, 2.0, 3.0, 4.0], "area": 5}
+    path = write_records(tmp_path / "r.jsonl", records)
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 0
+    assert (tmp_path / "sw.json").read_bytes() == (GOLDEN / "merged.json").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.programs import split_coco as main
 from tests.weaklabels.coco_samples import decoded, make_coco
 from weaklabels.split import choose_images, choose_stratified
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "merge"
 
 
 def run(path, *args, out=None):
@@ -29,6 +32,23 @@ def split(path, *args, out=None):
 
 def image_ids(part):
     return [image["id"] for image in part["images"]]
+
+
+def test_split_files_keep_their_bytes(tmp_path):
+    rule = ["--images", "1", "--stratify", "--points", "inside"]
+    run(GOLDEN / "tiny_sw.json", *rule, out=tmp_path)
+    for name in ("tiny_sw_1i_s.json", "tiny_sw_1i_w.json"):
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+
+
+def test_the_file_is_given_by_its_flag_too(coco_path, tmp_path):
+    flags = ["--annotations", str(coco_path), "--images", "3", "--output", str(tmp_path / "new")]
+    assert main(flags) == 0
+    old = run(coco_path, "--images", "3", out=tmp_path / "old")
+    for name in old:
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes()
+    assert main(["--images", "3"]) == 2
+    assert main([str(coco_path), *flags]) == 2
 
 
 def test_names_follow_the_registered_data_sets(coco_path):

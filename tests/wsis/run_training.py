@@ -3,18 +3,21 @@
 A program that tests start with the arguments of tools/train_net.py.
 """
 
-import argparse
 import json
 import os
 import sys
 
-from detectron2.engine import default_argument_parser, hooks, launch
+from detectron2.engine import hooks
 from detectron2.utils import comm
-from wsis.training import Trainer, setup
+from wsis.cli.flags import job_of
+from wsis.cli.main import make_parser
+from wsis.cli.train import settings_of
+from wsis.launcher import launch
+from wsis.training import Trainer, TrainingSettings, setup
 
 
-def run(args: argparse.Namespace) -> None:
-    cfg = setup(args)
+def run(settings: TrainingSettings) -> None:
+    cfg = setup(settings)
     trainer = Trainer(cfg)
     losses = []
 
@@ -23,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
             losses.append(t.storage.latest()["total_loss"][0])
 
     trainer.register_hooks([hooks.CallbackHook(after_step=record)])
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=settings.resume)
     trainer.train()
     if comm.is_main_process():
         with open(os.path.join(cfg.OUTPUT_DIR, "losses.json"), "w", encoding="utf-8") as file:
@@ -31,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv=None) -> None:
-    args = default_argument_parser().parse_args(argv)
-    launch(run, args.num_gpus, dist_url="auto", args=(args,), num_processes=args.num_processes)
+    args = make_parser("train").parse_args(argv)
+    launch(job_of(args), run, settings_of(args))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 
-from adet.config import get_cfg
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tests.programs import make_shapes
-from wsis.released import ROOT
+from wsis.config import load_config
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent")
-CONFIG_FILE = ROOT / "configs" / "Quickstart" / "shapes_student.yaml"
+CONFIG_FILE = Path(__file__).parents[2] / "configs" / "Quickstart" / "shapes_student.yaml"
 # Untrained scores are about the prior probability, 0.01; smaller images are faster.
 OPTIONS = (
     *("MODEL.SOLOV2.SCORE_THR", "0.005", "MODEL.SOLOV2.MAX_PER_IMG", "5"),
@@ -21,10 +20,7 @@ OPTIONS = (
 
 
 def small_config() -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIG_FILE))
-    cfg.merge_from_list(list(OPTIONS))
-    return cfg
+    return load_config(str(CONFIG_FILE), OPTIONS)
 
 
 def make_weights(path: Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wsis import released
-from wsis.cli.download import main
+from wsis.cli.main import program
 
 LABELS = json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}).encode()
 
@@ -54,7 +54,7 @@ def fetch(server, tmp_path):
     def run(*kinds):
         url = f"http://127.0.0.1:{server.server_port}/"
         words = ["--subset", "10p", "--output", str(tmp_path), "--base-url", url]
-        return main([*words, "--what", *kinds])
+        return program("download", [*words, "--what", *kinds])
 
     return run
 

@@ -11,14 +11,15 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
 from adet.config import get_cfg
 from detectron2.modeling import build_model
 from maskrefinenet.checkpoint import NetworkConfig, network_content
 from tests.wsis.small_network import make_images
+from weaklabels.masks import encode_mask
 from wsis.recipes.plan import Plan
 from wsis.recipes.pointwssis import make_run
 from wsis.runner import ROOT, Command, Machines, PipelineError, Run, Stage, run_stages, set_aside
@@ -53,13 +54,14 @@ def write_refiner(path: Path, categories: list[dict]) -> None:
 
 
 def write_records(path: Path, labels: dict) -> None:
-    """One record an image, with the boxes of a label file as masks."""
+    """One record an image, with an empty mask for each label of a label file."""
     with open(path, "w") as file:
         for image in labels["images"]:
+            empty = encode_mask(np.zeros((image["height"], image["width"]), np.uint8))
             instances = [
                 {
                     **{"category_id": a["category_id"], "score": 0.5},
-                    "segmentation": {"size": [image["height"], image["width"]], "counts": "0"},
+                    "segmentation": empty,
                 }
                 for a in labels["annotations"]
                 if a["image_id"] == image["id"]

@@ -1,6 +1,7 @@
 """The pictures of figure/ from a run's files, and what is said when those are missing."""
 
 import json
+from functools import partial
 
 import cv2
 import pytest
@@ -12,15 +13,16 @@ from tests.programs import make_shapes, split_coco
 from weaklabels.coco import CocoFile
 from weaklabels.masks import segmentation_rle
 from weaklabels.sheet import GAP, PANEL_WIDTH
-from wsis.figures import main
+from wsis.cli.main import program
 
+main = partial(program, "figures")
 STUDENT = "configs/Quickstart/shapes_student.yaml"
 
 
-def mark(run, stage: str, *command: str) -> None:
+def mark(run, stage: str, **flags: object) -> None:
     folder = run / "stages"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stage}.json").write_text(json.dumps({"command": command}))
+    (folder / f"{stage}.json").write_text(json.dumps({"inputs": {"flags": flags}}, default=str))
 
 
 @pytest.fixture
@@ -31,9 +33,9 @@ def run(tmp_path):
     truth = data / "annotations" / "instances_train.json"
     split_coco([str(truth), "--percent", "20"])
     weak = truth.with_name("instances_train_20p_w.json")
-    mark(run, "student", "python", "--config-file", STUDENT)
-    options = ("--truth-json", truth, "--weak-json", weak, "--image-root", data / "train")
-    mark(run, "quality_unrefined", *map(str, options))
+    mark(run, "student", **{"config-file": STUDENT})
+    flags = {"annotations": truth, "weak-annotations": weak, "image-root": data / "train"}
+    mark(run, "quality_unrefined", **flags)
     masks = {a["id"]: a["segmentation"] for a in CocoFile(truth).annotations()}
     records = {
         i: {**image, "image_id": i, "instances": []} for i, image in CocoFile(weak).images.items()
@@ -86,7 +88,7 @@ def test_results_are_drawn_from_reports(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):
-    assert main(["overview", "--run", str(tmp_path)]) == 1
-    assert "run tools/quickstart.py first" in capsys.readouterr().err
-    assert main(["results"]) == 1
+    assert main(["overview", "--run", str(tmp_path)]) == 2
+    assert "run `wsis quickstart` first" in capsys.readouterr().err
+    assert main(["results"]) == 2
     assert "--budgets" in capsys.readouterr().err

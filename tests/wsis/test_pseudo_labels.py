@@ -7,22 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_utils
-from torch.multiprocessing import ProcessRaisedException
 
 from adet.config import get_cfg
 from adet.modeling.solov2 import PROMPTS
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from tests.programs import make_shapes, split_coco
-from wsis.cli.generate import main
-from wsis.pseudo_labels import RecordShards, make_record
+from weaklabels.shards import RecordShards
+from wsis.cli.main import program
+from wsis.pseudo_labels import make_record
 
+main = partial(program, "generate")
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 MODEL:
@@ -163,11 +165,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(shapes, command, tmp_path):
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_two_processes_write_what_one_writes(shapes, command, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_write_what_one_writes(shapes, command, tmp_path, processes):
     assert main(command(weak_json(shapes), "sharded_points", "one.jsonl")) == 0
-    words = command(weak_json(shapes), "sharded_points", "two.jsonl", "--num-processes", "2")
-    assert main(words) == 0
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    flags = ("--num-processes", str(processes))
+    assert main(command(weak_json(shapes), "sharded_points", "more.jsonl", *flags)) == 0
+    for one, more in (("one", "more"), ("one.unmatched", "more.unmatched")):
+        suffix = ".json" if "." in one else ".jsonl"
+        assert (tmp_path / (one + suffix)).read_bytes() == (tmp_path / (more + suffix)).read_bytes()
 
 
 def test_unreadable_images_are_listed_and_tried_again(shapes, command, tmp_path, capsys):
@@ -210,6 +216,38 @@ def test_a_kept_unmatched_point_is_a_disc_around_it():
     assert make_record(image, empty_result(40, 30), lost, [5, 9], "drop")["instances"] == []
 
 
+def test_a_point_lost_to_another_names_it():
+    image = {"image_id": 1, "record_file_name": "a.jpg", "height": 40, "width": 30}
+    image["annotations"] = [{"category_id": 0, "point": [x, 9.5]} for x in (3.5, 4.5)]
+    lost = [{"instance": 1, "reason": "nms", "other": 0}]
+    (item,) = make_record(image, empty_result(40, 30), lost, [5], "drop")["unmatched"]
+    want = {"category_id": 5, "point": [4.5, 9.5], "reason": "nms", "other_point": [3.5, 9.5]}
+    assert item == want
+
+
+def test_points_of_one_place_share_a_mask_or_get_one_each(shapes, command, tmp_path):
+    """With PROMPT_NMS the second point is lost to the first; without it, none is lost so."""
+    content = json.loads(weak_json(shapes).read_text())
+    twins = [dict(a, id=10_000 + a["id"]) for a in content["annotations"]]
+    content["annotations"] += twins
+    (tmp_path / "twins.json").write_text(json.dumps(content))
+    for name, value in (("on", "True"), ("off", "False")):
+        words = command(tmp_path / "twins.json", f"twins_{name}", f"{name}.jsonl")
+        assert main([*words, "MODEL.SOLOV2.PROMPT_NMS", value]) == 0
+    lost = json.loads((tmp_path / "on.unmatched.json").read_text())["points"]
+    suppressed = [p for p in lost if p["reason"] == "nms"]
+    assert len(suppressed) >= len(read(tmp_path / "on.jsonl")) / 2
+    points = {(a["image_id"], *a["point"]) for a in content["annotations"]}
+    assert all((p["image_id"], *p["other_point"]) in points for p in suppressed)
+    assert any(p["point"] == p["other_point"] for p in suppressed)
+    lost = json.loads((tmp_path / "off.unmatched.json").read_text())["points"]
+    assert not [p for p in lost if p["reason"] == "nms"]
+    count = {
+        n: sum(len(r["instances"]) for r in read(tmp_path / f"{n}.jsonl")) for n in ("on", "off")
+    }
+    assert count["off"] == len(content["annotations"]) - len(lost) > count["on"]
+
+
 @pytest.mark.parametrize("prompt", ["point_with_size", "cls", "none"])
 def test_other_prompts_run_on_the_strong_images(shapes, command, tmp_path, prompt):
     strong = shapes / "annotations" / "instances_train_2i_s.json"
@@ -245,7 +283,7 @@ def test_weights_of_no_trained_network_are_refused(
     save_weights(shapes, tmp_path / "three_classes.pth", num_classes=3)
     path = str(tmp_path / weights) if weights else ""
     words = command(weak_json(shapes), "untrained", "weak.jsonl")
-    assert main([*words, "MODEL.WEIGHTS", path]) == 1
+    assert main([*words, "MODEL.WEIGHTS", path]) == 2
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["three_classes.pth"]
 
@@ -268,11 +306,13 @@ def test_parts_of_another_teacher_of_the_same_name_are_not_continued(
     records = (tmp_path / "weak.jsonl").read_bytes()
     capsys.readouterr()
     save_weights(shapes, weights, seed=2)
-    assert main(words) == 1
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert "weights_sha256" in error and "remove the folder" in error
-    with pytest.raises(ProcessRaisedException, match="weights_sha256.*remove the folder"):
-        main([*words[:2], "--num-processes", "2", *words[2:]])
+    assert main([*words[:2], "--num-processes", "2", *words[2:]]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("wsis generate: ") and "Traceback" not in error
+    assert "weights_sha256" in error and "remove the folder" in error
     assert (tmp_path / "weak.jsonl").read_bytes() == records
 
 
@@ -286,7 +326,7 @@ def test_parts_of_another_annotation_file_of_the_same_name_are_not_continued(
     content["annotations"][0]["point"] = [1, 1]
     annotations.write_text(json.dumps(content))
     capsys.readouterr()
-    assert main(words) == 1
+    assert main(words) == 2
     assert "json_sha256" in capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import zipfile
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,8 +19,10 @@ from tests.programs import split_coco
 from tests.weaklabels.coco_samples import compressed, decoded, make_coco
 from tests.wsis.small_network import CONFIG_FILE, OPTIONS, make_images, make_weights, small_config
 from wsis import released
-from wsis.cli import download as download_checkpoints
-from wsis.cli import reproduce
+from wsis.cli.main import make_parser, program
+from wsis.reproduce import STAGES
+
+reproduce = partial(program, "reproduce")
 
 
 def nearly_predicted(weights, content, images):
@@ -46,7 +49,7 @@ def nearly_predicted(weights, content, images):
 
 
 class Lab:
-    """Small weights and a data set with and without annotations; `run` gives code and rows."""
+    """Small weights and a dataset with and without annotations; `run` gives code and rows."""
 
     def __init__(self, folder):
         self.weights = make_weights(folder / "weights.pth")
@@ -64,7 +67,7 @@ class Lab:
             words += ["--checkpoint", str(self.weights), "--config-file", str(CONFIG_FILE)]
         file = {"lab_val": self.truth, "lab_info": self.info}[data]
         words += [*flags, *OPTIONS, "DATASETS.TEST", f"('{data}={file}:{self.images}',)"]
-        code = reproduce.main(words)
+        code = reproduce(words)
         rows = output / "reproduce.json"
         return json.loads(rows.read_text()) if code == 0 else code
 
@@ -126,9 +129,9 @@ def test_the_servers_file_has_its_form(lab, tmp_path, capsys):
 
 
 def test_split_and_annotations_have_to_agree(lab, tmp_path, capsys):
-    assert lab.run(tmp_path, "student", data="lab_info") == 1
+    assert lab.run(tmp_path, "student", data="lab_info") == 2
     assert "--split val2017, but lab_info has no annotations" in capsys.readouterr().err
-    assert lab.run(tmp_path, "student", "--split", "test-dev") == 1
+    assert lab.run(tmp_path, "student", "--split", "test-dev") == 2
     assert "--split test-dev, but lab_val has annotations" in capsys.readouterr().err
     assert not list(tmp_path.rglob("detections*"))
 
@@ -153,7 +156,7 @@ def test_a_released_checkpoint_is_verified_and_evaluated(tmp_path, capsys):
     words += ["MODEL.SOLOV2.SCORE_THR", "0.9", "INPUT.MIN_SIZE_TEST", "64"]
     words += ["DATALOADER.NUM_WORKERS", "0", "MODEL.SOLOV2.NUM_GRIDS", "[8, 8, 8, 8, 8]"]
     words += ["DATASETS.TEST", f"('lab_80={truth}:{images}',)"]
-    assert reproduce.main(words) == 0
+    assert reproduce(words) == 0
     output = capsys.readouterr().out
     assert "every key and shape" in output
     assert re.search(r"student +lab_80 +detector AP", output)
@@ -165,7 +168,7 @@ def test_a_file_with_other_keys_is_refused(lab, tmp_path, capsys):
     path = released.released_path(tmp_path, "10p", "teacher")
     synthetic("teacher", path, **{"ins_head.cate_pred.bias": (7,)})
     flags = ("--checkpoints-dir", str(tmp_path))
-    assert lab.run(tmp_path / "out", "teacher", *flags, own=False) == 1
+    assert lab.run(tmp_path / "out", "teacher", *flags, own=False) == 2
     message = capsys.readouterr().err
     assert str(path) in message and "1 of another shape (ins_head.cate_pred.bias)" in message
 
@@ -175,20 +178,20 @@ def test_an_own_checkpoint_has_to_fit_its_config(lab, tmp_path, capsys):
     del state["ins_head.cate_pred.bias"]
     torch.save({"model": state}, tmp_path / "cut.pth")
     flags = ("--checkpoint", str(tmp_path / "cut.pth"))
-    assert lab.run(tmp_path / "out", "student", *flags) == 1
+    assert lab.run(tmp_path / "out", "student", *flags) == 2
     assert "1 missing in the file (such as ins_head.cate_pred.bias)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", reproduce.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_missing_file_is_answered_by_the_command_that_gets_it(tmp_path, capsys, stage):
     folder = tmp_path / "files"
     words = ["--subset", "20p", "--stage", stage, "--checkpoints-dir", str(folder)]
-    assert reproduce.main(words) == 1
+    assert reproduce(words) == 2
     message = capsys.readouterr().err
-    (command,) = (line for line in message.splitlines() if "download_checkpoints.py" in line)
-    python, script, *flags = shlex.split(command)
-    assert (python, script) == ("python", "tools/download_checkpoints.py")
-    args = download_checkpoints.build_parser().parse_args(flags)
+    (command,) = (line for line in message.splitlines() if "wsis download" in line)
+    wsis, name, *flags = shlex.split(command)
+    assert (wsis, name) == ("wsis", "download")
+    args = make_parser(name).parse_args(flags)
     assert (args.subset, args.what, args.output) == ("20p", [stage], folder)
     assert str(released.released_path(folder, "20p", stage)) in message
 
@@ -197,7 +200,7 @@ def test_missing_data_is_named_with_its_source(lab, tmp_path, capsys):
     words = ["--subset", "10p", "--stage", "student", "--checkpoint", str(lab.weights)]
     words += ["--num-gpus", "0", "--split", "test-dev", "--output", str(tmp_path)]
     words += ["DATASETS.TEST", "('coco_2014_valminusminival',)"]
-    assert reproduce.main(words) == 1
+    assert reproduce(words) == 2
     message = capsys.readouterr().err
     assert "instances_valminusminival2014.json" in message
     assert "image_info_test2017.zip" in message
@@ -230,7 +233,7 @@ def label_words(merged, weak):
 
 
 def test_pseudo_labels_are_judged_on_the_weak_images(labels, capsys):
-    assert reproduce.main(label_words(labels, "all_4i_w.json")) == 0
+    assert reproduce(label_words(labels, "all_4i_w.json")) == 0
     rows = json.loads((labels.parent / "out" / "reproduce.json").read_text())
     assert [row["AP"] for row in rows] == [100.0, 100.0]
     assert [row["mode"] for row in rows] == [
@@ -247,16 +250,16 @@ def test_pseudo_labels_are_judged_on_the_weak_images(labels, capsys):
 def test_labels_of_another_split_are_refused(labels, capsys):
     arguments = [str(labels.parent / "all.json"), "--images", "5", "--seed", "7"]
     assert split_coco(arguments) == 0
-    assert reproduce.main(label_words(labels, "all_5i_w.json")) == 1
+    assert reproduce(label_words(labels, "all_5i_w.json")) == 2
     assert "different splits" in capsys.readouterr().err
-    assert reproduce.main(label_words(labels, "gone.json")) == 1
+    assert reproduce(label_words(labels, "gone.json")) == 2
     assert "gone.json is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("stage", "flags", "message"),
     [
-        ("student", ["MODEL.WEIGHTS", "x.pth"], "MODEL.WEIGHTS is decided by --checkpoint"),
+        ("student", ["MODEL.WEIGHTS", "x.pth"], "MODEL.WEIGHTS is decided by --weights"),
         ("teacher", ["MODEL.SOLOV2.PROMPT", "cls"], "MODEL.SOLOV2.PROMPT is decided by --stage"),
         ("pseudo_labels", ["--split", "test-dev"], "--split does not apply"),
         ("pseudo_labels", ["INPUT.MIN_SIZE_TEST", "64"], "runs no network"),
@@ -266,6 +269,5 @@ def test_labels_of_another_split_are_refused(labels, capsys):
     ],
 )
 def test_options_that_would_be_ignored_are_refused(stage, flags, message, capsys):
-    with pytest.raises(SystemExit):
-        reproduce.main(["--subset", "10p", "--stage", stage, *flags])
+    assert reproduce(["--subset", "10p", "--stage", stage, *flags]) == 2
     assert message in capsys.readouterr().err

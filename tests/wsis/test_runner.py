@@ -24,10 +24,10 @@ def letters(stages) -> list[str]:
 
 def test_a_command_becomes_words():
     flags = {"size": 64, "amp": True, "device": None, "resume": False, "files": ("a", Path("b"))}
-    command = Command("maskrefinenet train", ("data",), flags, {"KEY": "(1,)"}, Launch.SPAWN)
+    command = Command("train-refiner", ("data",), flags, {"KEY": "(1,)"}, Launch.SPAWN)
     words = command.argv(Machines(num_gpus=2))
     assert words[1:] == [
-        *("-m", "maskrefinenet", "train", "data", "--num-gpus", "2"),
+        *("-m", "wsis", "train-refiner", "data", "--num-gpus", "2"),
         *("--size", "64", "--amp", "--files", "a", "b", "KEY", "(1,)"),
     ]
     several = command.argv(Machines(2, num_nodes=3, node_rank=1, address="first", port=5))
@@ -37,9 +37,6 @@ def test_a_command_becomes_words():
     assert replace(command, launch=Launch.ONE).argv(Machines(2, 3)) == [
         word for word in words if word not in ("--num-gpus", "2")
     ]
-    torchrun = replace(command, launch=Launch.TORCHRUN)
-    assert "--nproc-per-node=2" in torchrun.argv(Machines(2))
-    assert "torch.distributed.run" not in torchrun.argv(Machines(1))
 
 
 def test_programs_run_in_a_checkout_and_without_one(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from PIL import Image
 from adet.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.modeling import meta_architecture
 from tests.wsis import run_training
-from wsis.training import Trainer, adapt_num_classes, evaluation_mode, main
+from wsis.cli.main import program
+from wsis.training import Trainer, adapt_num_classes
 
+main = partial(program, "train")
 ROOT = Path(__file__).parents[2]
 SIZE = 64
 TINY = {
@@ -184,7 +188,8 @@ def config(train=(), test=(), **changes):
     ],
 )
 def test_modes(changes, mode):
-    assert evaluation_mode(config(**changes)) == mode
+    cfg = config(**changes)
+    assert meta_architecture(cfg).evaluation_mode(cfg) == mode
 
 
 @pytest.fixture
@@ -224,11 +229,11 @@ def test_unknown_dataset_is_named():
         adapt_num_classes(config(["no_such_set"]), eval_only=False)
 
 
-def test_a_missing_gpu_is_named(tmp_path):
+def test_a_missing_gpu_is_named(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ValueError, match="--num-gpus 0"):
-        main(["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cuda"])
+    assert main(["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cuda"]) == 2
+    assert "--num-gpus 0" in capsys.readouterr().err
 
 
 def test_the_dataset_says_which_evaluator_measures_it(named_classes):

@@ -1,6 +1,7 @@
 """tools/train_net.py with a small Mask R-CNN on generated shapes: training, evaluation, TTA."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from weaklabels.shapes.dataset import make_shapes
-from wsis.training import main
+from wsis.cli.main import program
 
+main = partial(program, "train")
 CONFIG = Path(__file__).parents[2] / "configs" / "Quickstart" / "mask_rcnn_shapes.yaml"
 NAMES = ("rcnn_test_train", "rcnn_test_val")
 SMALL = {
@@ -92,6 +94,7 @@ def test_training_on_precomputed_proposals(shapes, tmp_path):
     assert "loss_cls" in metrics and "loss_rpn_cls" not in metrics
 
 
-def test_augmentation_is_refused_for_other_networks(shapes, tmp_path):
-    with pytest.raises(ValueError, match="only GeneralizedRCNN"):
-        run(shapes, tmp_path, MODEL__META_ARCHITECTURE="SOLOv2", TEST__AUG__ENABLED=True)
+def test_augmentation_is_refused_for_other_networks(shapes, tmp_path, capsys):
+    changes = {"MODEL__META_ARCHITECTURE": "SOLOv2", "TEST__AUG__ENABLED": True}
+    assert run(shapes, tmp_path, **changes) == 2
+    assert "SOLOv2 has no test-time augmentation" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def read_index_png(path: Path, where: str) -> np.ndarray:
             if image.mode not in ("P", "L"):
                 raise ValueError(
                     f"{path}: mode {image.mode}; VOC's masks are PNGs with a palette, whose "
-                    "indices count (saving them in colours loses these)"
+                    "indices count (saving them in colors loses these)"
                 )
             return np.asarray(image)
     except (UnidentifiedImageError, OSError) as error:

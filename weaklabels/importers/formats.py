@@ -1,6 +1,6 @@
-"""Read labelled points from what annotation tools export: one reader a format.
+"""Read labeled points from what annotation tools export: one reader per format.
 
-Every reader yields `LabelledPoint`s in pixels of the image, in the order of the export, and keeps
+Every reader yields `LabeledPoint`s in pixels of the image, in the order of the export, and keeps
 what else it met in `Findings`. Sources: the tools' own documentation of their formats.
 """
 
@@ -23,7 +23,7 @@ PERCENT = 100.0
 
 
 @dataclass(frozen=True)
-class LabelledPoint:
+class LabeledPoint:
     """One instance's point. images: names under which the image may lie, the likeliest first.
 
     x, y: pixels of the original image. where: the record, as an error message names it.
@@ -89,7 +89,7 @@ def json_files(path: Path) -> list[Path]:
     return files
 
 
-def read_csv(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+def read_csv(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """Rows of a table with the header image,x,y,category; further columns are left alone."""
     with open(path, newline="", encoding="utf-8-sig") as handle:
         rows = csv.DictReader(handle)
@@ -103,10 +103,10 @@ def read_csv(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
                 if absent:
                     raise ValueError(f"{where}: no value for {absent}")
                 x, y = (number(row[name], where, name) for name in "xy")
-                yield LabelledPoint((row["image"],), row["category"], x, y, where)
+                yield LabeledPoint((row["image"],), row["category"], x, y, where)
 
 
-def read_labelme(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+def read_labelme(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """Point shapes of LabelMe files; the first point of a group stands for its instance."""
     for file in json_files(path):
         content = read_json(file)
@@ -132,7 +132,7 @@ def read_labelme(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
                     case _:
                         raise ValueError(f"{where}: a point shape holds one [x, y]")
                 size_hw = stated_size(content.get("imageHeight"), content.get("imageWidth"), where)
-                yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
+                yield LabeledPoint(images, shape.get("label"), x, y, where, size_hw)
 
 
 def cvat_root(path: Path) -> Any:
@@ -150,7 +150,7 @@ def cvat_root(path: Path) -> Any:
         raise ValueError(f"{path}: not an XML file ({error})") from error
 
 
-def read_cvat(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+def read_cvat(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """`points` of "CVAT for images 1.1", from annotations.xml or the zip around it."""
     root = cvat_root(path)
     if root.tag != "annotations":
@@ -174,7 +174,7 @@ def read_cvat(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
                     x, _, y = pair.partition(",")
                     x, y = number(x, where, "x of a point"), number(y, where, "y of a point")
                     images = (name, Path(name).name)
-                    yield LabelledPoint(images, shape.get("label"), x, y, where, size_hw)
+                    yield LabeledPoint(images, shape.get("label"), x, y, where, size_hw)
 
 
 def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, (path.lstrip("/"), name, original))))
 
 
-def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) -> LabelledPoint:
+def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) -> LabeledPoint:
     """The point of one keypoint result of a task."""
     if result.get("image_rotation"):
         raise ValueError(f"{where}: the image is rotated in Label Studio; rotate the file")
@@ -212,10 +212,10 @@ def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) 
     y = number(value["y"], where, "y") * height / PERCENT
     label = (value.get("keypointlabels") or [None])[0]
     names = labelstudio_names(task, where)
-    return LabelledPoint(names, label, x, y, where, (int(height), int(width)))
+    return LabeledPoint(names, label, x, y, where, (int(height), int(width)))
 
 
-def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """Keypoints of Label Studio's JSON export, whose coordinates are percent of the image size."""
     tasks = read_json(path)
     if not isinstance(tasks, list):
@@ -236,7 +236,7 @@ def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
                 yield labelstudio_point(task, result, f"{where}, result {index}")
 
 
-def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabelledPoint]:
+def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """The first visible keypoint of each annotation of a COCO keypoint file."""
     content = read_json(path)
     sections = ("images", "annotations", "categories")
@@ -262,10 +262,10 @@ def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabelledPoin
             image = images[annotation["image_id"]]
             size_hw = stated_size(image.get("height"), image.get("width"), where)
             category = names[annotation["category_id"]]
-            yield LabelledPoint((image["file_name"],), category, x, y, where, size_hw)
+            yield LabeledPoint((image["file_name"],), category, x, y, where, size_hw)
 
 
-READERS: dict[str, Callable[[Path, Findings], Iterator[LabelledPoint]]] = {
+READERS: dict[str, Callable[[Path, Findings], Iterator[LabeledPoint]]] = {
     "csv": read_csv,
     "labelme": read_labelme,
     "cvat": read_cvat,

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from weaklabels.coco import CocoFile
-from weaklabels.importers.formats import READERS, Findings, LabelledPoint
+from weaklabels.importers.formats import READERS, Findings, LabeledPoint
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ImageTable:
         self.root, self.base = root, base
         self.entries: dict[str, dict[str, Any]] = {}
 
-    def find(self, point: LabelledPoint) -> dict[str, Any]:
+    def find(self, point: LabeledPoint) -> dict[str, Any]:
         """The entry of the point's image.
 
         Raises:
@@ -99,7 +99,7 @@ class ImageTable:
 
 
 def import_points(
-    points: list[LabelledPoint], image_root: Path, base: Base, findings: Findings
+    points: list[LabeledPoint], image_root: Path, base: Base, findings: Findings
 ) -> dict[str, Any]:
     """Content of the weak file.
 

@@ -1,7 +1,7 @@
-"""Draw one scene of the shapes data set: textured, lit, noisy, with occlusion, holes and crowds.
+"""Draw one scene of the shapes dataset: textured, lit, noisy, with occlusion, holes and crowds.
 
-Classes differ by form only; colour, texture, size, tilt and stretch are drawn independently of
-the class. Forms stand upright but for a tilt, as most things in photographs do: a small network
+Classes differ by shape only; color, texture, size, tilt and stretch are drawn independently of
+the class. Shapes stand upright but for a tilt, as most things in photographs do: a small network
 then learns the classes within minutes.
 
 Points are (x, y) in pixels with pixel corners at integers, as in COCO polygons.
@@ -14,10 +14,10 @@ import numpy as np
 
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent")
 DIAMETER_RANGE = (0.18, 0.6)  # of the scene's size, log-uniform: every pyramid level gets some
-MIN_DIAMETER = 9.0  # pixels; smaller forms cannot be told apart
-MIN_VISIBLE = 0.6  # of a form's area: what is hidden more than that has no clear label
+MIN_DIAMETER = 9.0  # pixels; smaller shapes cannot be told apart
+MIN_VISIBLE = 0.6  # of a shape's area: what is hidden more than that has no clear label
 MIN_VISIBLE_PIXELS = 24
-MIN_INSIDE = 0.6  # of a form's area lies inside the image
+MIN_INSIDE = 0.6  # of a shape's area lies inside the image
 MAX_FORMS = 6
 PLACE_ATTEMPTS = 6
 EMPTY_RATE = 0.02  # scenes with clutter only
@@ -27,15 +27,15 @@ CROWD_MEMBERS = (10, 22)
 MAX_TILT = 0.15  # radians
 MAX_STRETCH = 0.075  # logarithm of the change of either side
 MAX_SHEAR = 0.04
-MIN_CONTRAST = 75.0  # mean absolute colour difference between a form and the background
+MIN_CONTRAST = 75.0  # mean absolute color difference between a shape and the background
 SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
 
 
 @dataclass
 class Item:
-    """One labelled thing: a form, or a crowd of forms of one class.
+    """One labeled thing: a shape, or a crowd of shapes of one class.
 
-    contours: polygons (V, 2) of a single form, the second one is a hole; empty for a crowd.
+    contours: polygons (V, 2) of a single shape, the second one is a hole; empty for a crowd.
     visible: (H, W) bool, what later items leave of it.
     """
 
@@ -118,7 +118,7 @@ def _arc(start: float, stop: float, count: int) -> np.ndarray:
 
 
 def _crescent(offset: float, radius: float) -> np.ndarray:
-    """The unit disc less a disc of `radius` whose centre is (offset, 0)."""
+    """The unit disc less a disc of `radius` whose center is (offset, 0)."""
     x = (offset**2 + 1 - radius**2) / (2 * offset)  # the circles cross at (x, +-y)
     y = np.sqrt(1 - x**2)
     outer, inner = np.arctan2(y, x), np.arctan2(y, x - offset)
@@ -127,7 +127,7 @@ def _crescent(offset: float, radius: float) -> np.ndarray:
 
 
 def _place(
-    rng: np.random.Generator, class_index: int, diameter: float, centre: np.ndarray
+    rng: np.random.Generator, class_index: int, diameter: float, center: np.ndarray
 ) -> list[np.ndarray]:
     """Contours of a form of about `diameter` pixels, turned, stretched and sheared."""
     angle = (2 * rng.random() - 1) * MAX_TILT
@@ -135,7 +135,7 @@ def _place(
     stretch = np.exp((2 * rng.random() - 1) * MAX_STRETCH)
     shear = np.array([[stretch, (2 * rng.random() - 1) * MAX_SHEAR], [0, 1 / stretch]])
     matrix = (shear @ turn).T * diameter / 2
-    return [contour @ matrix + centre for contour in form_contours(rng, class_index)]
+    return [contour @ matrix + center for contour in form_contours(rng, class_index)]
 
 
 def _alpha(contours: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -171,8 +171,8 @@ def _arrange(
     for diameter in diameters:
         class_index = int(classes[rng.integers(len(classes))])
         for _ in range(PLACE_ATTEMPTS):
-            centre = rng.random(2) * (width, height)
-            contours = _place(rng, class_index, diameter, centre)
+            center = rng.random(2) * (width, height)
+            contours = _place(rng, class_index, diameter, center)
             alpha = _alpha(contours, height, width)
             mask = alpha >= 128
             if _fits(mask, _polygon_area(contours), items):
@@ -197,14 +197,14 @@ def _fits(mask: np.ndarray, full_area: float, items: list[Item]) -> bool:
 def _crowd(
     rng: np.random.Generator, height: int, width: int, size: int, classes: np.ndarray
 ) -> Item:
-    """Many small forms of one class side by side, labelled as one crowd."""
+    """Many small shapes of one class side by side, labeled as one crowd."""
     class_index = int(classes[rng.integers(len(classes))])
     diameter = max(MIN_DIAMETER, CROWD_DIAMETER * size)
     middle = (0.3 + 0.4 * rng.random(2)) * (width, height)
     alphas = []
     for _ in range(int(rng.integers(*CROWD_MEMBERS))):
-        centre = middle + (rng.random(2) + rng.random(2) - 1) * diameter * 3
-        alphas.append(_alpha(_place(rng, class_index, diameter, centre), height, width))
+        center = middle + (rng.random(2) + rng.random(2) - 1) * diameter * 3
+        alphas.append(_alpha(_place(rng, class_index, diameter, center), height, width))
     union = np.maximum.reduce(alphas) >= 128
     return Item(class_index, [], union, int(union.sum()), crowd=True, alphas=alphas)
 
@@ -214,8 +214,8 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A BGR colour, float32 0..255: any hue, seldom grey, seldom very dark."""
+def _color(rng: np.random.Generator) -> np.ndarray:
+    """A BGR color, float32 0..255: any hue, seldom gray, seldom very dark."""
     hue, saturation, value = rng.random(3) * (179, 190, 150) + (0, 40, 90)
     pixel = np.array([[[hue, saturation, value]]], np.uint8)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
@@ -248,35 +248,35 @@ def _pattern(rng: np.random.Generator, height: int, width: int, period: float) -
 
 def _background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
     """A textured ground with clutter that is no class: strokes, arcs and ragged blobs."""
-    base, other = _colour(rng), _colour(rng)
+    base, other = _color(rng), _color(rng)
     mix = 0.1 * _pattern(rng, height, width, size * (0.05 + 0.15 * rng.random()))
     mix += 0.3 * _cloud(rng, height, width, 4) + 0.1 * _cloud(rng, height, width, 24)
     ground = base + mix[..., None] * (other - base)
     image = np.clip(ground, 0, 255).astype(np.uint8)  # cv2 smooths the edges of bytes only
     for _ in range(int(rng.integers(1, 4))):
-        _clutter(rng, image, (0.65 * base + 0.35 * _colour(rng)).tolist(), size)
+        _clutter(rng, image, (0.65 * base + 0.35 * _color(rng)).tolist(), size)
     return image.astype(np.float32)
 
 
-def _clutter(rng: np.random.Generator, image: np.ndarray, colour: list[float], size: int) -> None:
+def _clutter(rng: np.random.Generator, image: np.ndarray, color: list[float], size: int) -> None:
     """Draw one bent stroke, open arc or ragged blob into `image` (H, W, 3) uint8."""
     height, width = image.shape[:2]
-    centre = rng.random(2) * (width, height)
+    center = rng.random(2) * (width, height)
     thickness = int(rng.integers(1, 2 + size // 60))
     kind = int(rng.integers(3))
     if kind == 0:
-        points = np.rint(centre + (rng.random((4, 2)) - 0.5) * size * 0.4).astype(np.int32)
-        cv2.polylines(image, [points], False, colour, thickness, cv2.LINE_AA)
+        points = np.rint(center + (rng.random((4, 2)) - 0.5) * size * 0.4).astype(np.int32)
+        cv2.polylines(image, [points], False, color, thickness, cv2.LINE_AA)
     elif kind == 1:
         axes = rng.integers(size // 30, size // 6, 2).tolist()
         start, sweep = rng.integers(360), rng.integers(60, 200)
-        middle = tuple(int(v) for v in centre)
+        middle = tuple(int(v) for v in center)
         end = float(start + sweep)
-        cv2.ellipse(image, middle, axes, 0, float(start), end, colour, thickness, cv2.LINE_AA)
+        cv2.ellipse(image, middle, axes, 0, float(start), end, color, thickness, cv2.LINE_AA)
     else:
         ragged = _regular(9) * (0.3 + 0.7 * rng.random((9, 1)))
-        blob = ragged * size * (0.03 + 0.1 * rng.random()) + centre
-        cv2.fillPoly(image, [np.rint(blob).astype(np.int32)], colour, cv2.LINE_AA)
+        blob = ragged * size * (0.03 + 0.1 * rng.random()) + center
+        cv2.fillPoly(image, [np.rint(blob).astype(np.int32)], color, cv2.LINE_AA)
 
 
 def _paint(
@@ -288,9 +288,9 @@ def _paint(
     size: int,
 ) -> None:
     """Paint one form into `image` (H, W, 3) float32: cast shadow, texture, bevelled edge."""
-    colour = _colour(rng)
-    while np.abs(colour - backdrop).mean() < MIN_CONTRAST:
-        colour = _colour(rng)
+    color = _color(rng)
+    while np.abs(color - backdrop).mean() < MIN_CONTRAST:
+        color = _color(rng)
     reach = 3 + size // 40
     x, y, w, h = cv2.boundingRect(alpha)
     x0, y0 = max(x - reach, 0), max(y - reach, 0)
@@ -301,8 +301,8 @@ def _paint(
     shadow = cv2.blur(cv2.warpAffine(cover, shift, (width, height)), (reach, reach))
     patch *= 1 - shadow[..., None] * np.float32(0.45 / 255)
     texture = _pattern(rng, height, width, max(3.0, min(w, h) * (0.12 + 0.2 * rng.random())))
-    second = 0.7 * colour + 0.3 * _colour(rng)
-    paint = colour + (0.2 * texture)[..., None] * (second - colour)
+    second = 0.7 * color + 0.3 * _color(rng)
+    paint = color + (0.2 * texture)[..., None] * (second - color)
     depth = np.minimum(
         cv2.distanceTransform((cover >= 128).astype(np.uint8), cv2.DIST_L2, 3), reach
     )

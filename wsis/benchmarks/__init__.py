@@ -1,1 +1,1 @@
-"""Speed and memory of the hot paths against plain references."""
+"""Timings of the networks, each against a baseline that runs beside it."""

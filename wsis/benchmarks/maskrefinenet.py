@@ -1,13 +1,8 @@
-#!/usr/bin/env python
 """Time MaskRefineNet's refinement against the plain network, in one run.
-
-    python tools/benchmark_maskrefinenet.py
 
 The baseline is the plain network: each instance alone, as an input with all class-point channels.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,13 +14,12 @@ import numpy as np
 import torch
 
 from maskrefinenet import MaskRefineNet, MaskRefiner
-from maskrefinenet.__main__ import make_parser
-from maskrefinenet.annotations import encode_mask
 from maskrefinenet.checkpoint import NetworkConfig, network_content
-from maskrefinenet.distributed import world
-from maskrefinenet.records import mask_fields, write_line
-from maskrefinenet.refine import refine_file
 from maskrefinenet.refiner import Crop
+from weaklabels.files import dumps
+from weaklabels.masks import encode_mask, mask_fields
+from wsis.launcher import Job
+from wsis.refine import RefineSettings, refine
 
 IMAGE_HW = (480, 640)
 INSTANCES_PER_IMAGE = 5
@@ -140,7 +134,7 @@ def measure(
 
 
 def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: int) -> float:
-    """Run the refine command on image files; its wall time over the network's part of it."""
+    """Refine records of image files; its wall time over the network's part of it."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,12 +145,12 @@ def refine_overhead(model: MaskRefineNet, encoder: str, size: int, instances: in
         with open(records, "w", encoding="utf-8") as file:
             for number in range(max(1, instances // INSTANCES_PER_IMAGE)):
                 scene = random_scene(rng, min(instances, INSTANCES_PER_IMAGE), model.num_classes)
-                file.write(write_line(_record(folder, number, *scene)))
-        arguments = ["refine", "--checkpoint", str(checkpoint), "--predictions", str(records)]
-        arguments += ["--image-root", name, "--out", str(folder / "out.jsonl"), "--device", "cpu"]
-        with world("cpu") as here:
-            summary = refine_file(make_parser().parse_args(arguments), here)
-    return summary.wall_seconds / summary.network_seconds
+                file.write(dumps(_record(folder, number, *scene)) + "\n")
+        settings = RefineSettings(
+            records=records, weights=checkpoint, image_root=folder, output=folder / "out.jsonl"
+        )
+        report = refine(settings, Job(num_gpus=0))
+    return report.wall_seconds / report.network_seconds
 
 
 def _record(
@@ -190,30 +184,3 @@ def print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         cells = (row.what, row.baseline, row.ours, f"{row.figure:.2f}", row.target)
         print("|", " | ".join([*cells, "yes" if row.reached else "NO"]), "|")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where a figure misses its target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--encoder", default="resnet101")
-    parser.add_argument("--size", type=int, default=256, help="side of the input, pixels")
-    parser.add_argument("--instances", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3, help="the best of so many counts")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    print(
-        f"MaskRefineNet {args.encoder}, {args.size} x {args.size}, {args.instances} instances, "
-        f"{args.threads} threads, CPU, float32, random weights"
-    )
-    rows = measure(
-        encoder=args.encoder, size=args.size, instances=args.instances, repeats=args.repeats
-    )
-    print_table(rows)
-    return 0 if all(row.reached for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

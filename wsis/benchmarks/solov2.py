@@ -1,11 +1,11 @@
 """Time SOLOv2's prompts and inference as parts of its plain forward, and mask NMS against a loop.
 
-CPU, float32, seeded random weights. The yardstick is the plain forward: backbone, mask branch,
+CPU, float32, seeded random weights. The baseline is the plain forward: backbone, mask branch,
 and both towers and both prediction convolutions of the instance branch on every cell.
 
 - "prompt=point after the network": reading the prompts, then all that `SOLOv2.inference` does once
   backbone, mask branch and towers have run: prediction convolutions at the points' cells (although
-  the yardstick, too, holds them), masks of all points on all levels, choice of the level, NMS,
+  the baseline, too, holds them), masks of all points on all levels, choice of the level, NMS,
   enlargement, boxes. The towers' outputs are computed beforehand and handed in. Not "whole image
   minus plain forward": what `point` saves in the network would be taken off its own cost there.
 - "whole image": `model(inputs)`, from the pixels to the results, as a user calls it.
@@ -23,22 +23,21 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adet.config import get_cfg
 from adet.modeling.solov2 import SOLOv2, get_prompt
 from adet.modeling.solov2.inference import segment
 from adet.modeling.solov2.nms import mask_nms
 from adet.modeling.solov2.predictions import Predictions
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
+from wsis.config import load_config
 
-CONFIG_FILE = Path(__file__).resolve().parents[2] / "configs/PointWSSIS/R50_teacher.yaml"
+CONFIG_FILE = "PointWSSIS/R50_teacher.yaml"
 # In a repeat; those that run the network have one.
 TURNS_OF_SHORT_PARTS, TURNS_OF_MASK_NMS = 3, 15
 # To reach, as parts of the plain forward: by number of points, whole image, prompt none.
@@ -121,11 +120,9 @@ def make_input(
     ]
 
 
-def make_model(config_file: Path) -> SOLOv2:
+def make_model(config_file: str) -> SOLOv2:
     """The configured network with seeded random weights, on the CPU."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config_file))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    cfg = load_config(config_file, num_gpus=0)
     torch.manual_seed(0)
     return build_model(cfg).eval()
 
@@ -216,7 +213,7 @@ class Setup:
     outputs: Predictions
 
 
-def prepare(scale: Scale, config_file: Path) -> Setup:
+def prepare(scale: Scale, config_file: str) -> Setup:
     model = make_model(config_file)
     head = model.ins_head
     rng = np.random.default_rng(0)
@@ -275,7 +272,7 @@ def network_rows(setup: Setup, repeats: int) -> list[Row]:
         f"({len(results)} masks)",
         NONE_SHARE,
     )
-    rows = [Row("plain forward (the yardstick)", seconds["forward"], 1.0)]
+    rows = [Row("plain forward (the baseline)", seconds["forward"], 1.0)]
     for name, (what, allowed) in parts.items():
         ratio = seconds[name] / seconds["forward"]
         target = (f"<= {allowed} x forward", ratio <= allowed) if allowed is not None else ()
@@ -320,7 +317,7 @@ def mask_nms_rows(scale: Scale, threshold: float, repeats: int) -> list[Row]:
 def measure(
     scale: Scale | None = None,
     *,
-    config_file: Path = CONFIG_FILE,
+    config_file: str = CONFIG_FILE,
     repeats: int = 3,
 ) -> list[Row]:
     """The SOLOv2 table; all in one run, with the threads that torch has."""

@@ -15,27 +15,26 @@ from pathlib import Path
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images, write_sheet
 from weaklabels.files import write_json
+from wsis.cli.flags import add_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    truth = parser.add_mutually_exclusive_group(required=True)
-    truth.add_argument("--annotations", type=Path, help="COCO file with all masks")
-    truth.add_argument("--truth-json", type=Path, dest="annotations", help=argparse.SUPPRESS)
-    labels = parser.add_mutually_exclusive_group(required=True)
-    labels.add_argument(
-        "--records", type=Path, help="records (.jsonl) or merged COCO file (.json) to judge"
+    add_flag(parser, "--annotations", required=True, help="COCO file with all masks")
+    add_flag(
+        parser,
+        "--records",
+        required=True,
+        help="records (.jsonl) or merged COCO file (.json) to judge",
     )
-    labels.add_argument("--labels", type=Path, dest="records", help=argparse.SUPPRESS)
-    parser.add_argument(
+    add_flag(
+        parser,
         "--weak-annotations",
-        type=Path,
         help="COCO file (*_w.json) of the images to judge and their points",
     )
-    parser.add_argument("--weak-json", type=Path, dest="weak_annotations", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help="write the report as JSON")
+    add_flag(parser, "--output", help="write the report as JSON")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (.png)")
-    parser.add_argument("--image-root", type=Path, help="folder of the images, for --sheet")
+    add_flag(parser, "--image-root", help="folder of the images, for --sheet")
     parser.add_argument("--sheet-images", type=int, default=6, metavar="N")
 
 

@@ -1,16 +1,34 @@
 """`wsis COMMAND`: every program under one name, and the one way in which programs end.
 
 A command is a module of `wsis.cli` with `add_arguments(parser)` and `run(args) -> exit code`; the
-first line of its docstring is its help. Programs in `tools/` call `program(COMMAND)`.
+first line of its docstring is its help. Programs in `tools/` call `program(COMMAND)`. Two more
+names are optional: `make_parser()`, where the parser is made elsewhere, and `RESUME`, the flag
+with which an interrupted run goes on.
 """
 
 import argparse
+import ast
 import importlib
+import importlib.util
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
+from wsis.errors import user_message
+
 COMMANDS = {  # name: module below wsis.cli, imported when the command is used
+    "train": "train",
+    "generate": "generate",
+    "train-refiner": "train_refiner",
+    "refine": "refine",
+    "demo": "demo",
+    "download": "download",
+    "reproduce": "reproduce",
+    "figures": "figures",
+    "gpu-check": "gpu_check",
+    "benchmark": "benchmark",
     "split": "split",
     "merge": "merge",
     "evaluate-labels": "evaluate_labels",
@@ -23,55 +41,93 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "quickstart": "quickstart",
 }
 USER_ERROR = 2  # exit code where the input has to be corrected
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def program(command: str, argv: Sequence[str] | None = None) -> int:
-    """Run one command with its own words, as the programs in `tools/` do."""
+    """Run one command with its own words, as the programs in `tools/` do; returns the exit code."""
+    from wsis.cli.flags import current_spelling  # imports torch, which `wsis --help` can do without
+
     module = importlib.import_module(f"wsis.cli.{COMMANDS[command]}")
-    return finish(command, module, make_parser(command, module), argv)
-
-
-def make_parser(command: str, module: ModuleType) -> argparse.ArgumentParser:
-    """The parser of one command."""
-    parser = argparse.ArgumentParser(
-        prog=f"wsis {command}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    return parser
-
-
-def finish(
-    command: str,
-    module: ModuleType,
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-) -> int:
-    """Parse, run, and end: user errors in one line and exit code 2, bugs with their traceback."""
-    args = parser.parse_intermixed_args(argv) if _has_pairs(parser) else parser.parse_args(argv)
+    words = current_spelling(command, sys.argv[1:] if argv is None else argv)
+    args = parse(make_parser(command, module), words)
     try:
         return module.run(args)
-    except (ValueError, OSError) as error:
-        print(f"wsis {command}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        again = resume_command(command, module, words, own_program=argv is None)
+        print(f"\nwsis {command}: interrupted; to go on:\n  {again}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f"wsis {command}: {message}", file=sys.stderr)
         return USER_ERROR
 
 
-def _has_pairs(parser: argparse.ArgumentParser) -> bool:
-    """Whether the command takes KEY VALUE pairs that may stand between its flags."""
-    return any(action.dest == "opts" and action.nargs == "*" for action in parser._actions)
+def make_parser(command: str, module: ModuleType | None = None) -> argparse.ArgumentParser:
+    """The parser of one command."""
+    module = module or importlib.import_module(f"wsis.cli.{COMMANDS[command]}")
+    if hasattr(module, "make_parser"):
+        parser = module.make_parser()
+    else:
+        parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(parser)
+    parser.prog, parser.description = f"wsis {command}", module.__doc__
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; KEY VALUE pairs may stand between flags where the command says so."""
+    if any(action.dest == "opts" and action.nargs == "*" for action in parser._actions):
+        return parser.parse_intermixed_args(words)
+    return parser.parse_args(words)
+
+
+def resume_command(
+    command: str, module: ModuleType, words: Sequence[str], *, own_program: bool
+) -> str:
+    """What to type to go on with an interrupted run.
+
+    Args:
+        own_program: the command was started as a file of its own, such as tools/train_net.py.
+    """
+    start = ["wsis", command]
+    if own_program and sys.argv[0].endswith(".py"):
+        start = ["python", sys.argv[0]]
+    resume = getattr(module, "RESUME", None)
+    return shlex.join([*start, *([resume] if resume and resume not in words else []), *words])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command `wsis`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print("usage: wsis COMMAND [options]\n\ncommands:")
-        for name in COMMANDS:
-            print(f"  {name}")
+        print(usage())
         return 0
     if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"wsis: {words[0]!r} is no command; known: {known}", file=sys.stderr)
+        print(
+            f"wsis: unknown command {words[0]!r}; expected one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return USER_ERROR
     return program(words[0], words[1:])
+
+
+def usage() -> str:
+    """The list of commands with the help line of each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {help_line(module)}" for name, module in COMMANDS.items()]
+    return "\n".join(
+        ["usage: wsis COMMAND [options]", "", "commands:", *lines]
+        + ["", "wsis COMMAND --help describes the options of a command."]
+    )
+
+
+def help_line(module: str) -> str:
+    """The first line of a command's docstring, read without importing what it needs."""
+    path = Path(__file__).with_name(f"{module}.py")
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if not docstring:
+        raise ValueError(f"{path}: a command needs a docstring; its first line is the help")
+    return docstring.splitlines()[0]

@@ -9,29 +9,22 @@ Images are the strong ones, then the weak ones, with or without a surviving labe
 
 import argparse
 import math
-from pathlib import Path
 
 from weaklabels.merge import merge_labels
+from wsis.cli.flags import add_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    strong = parser.add_mutually_exclusive_group(required=True)
-    strong.add_argument("--annotations", type=Path, help="COCO file with full masks (*_s.json)")
-    strong.add_argument("--strong-json", type=Path, dest="annotations", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--records", type=Path, required=True, help="prediction records of weak images (.jsonl)"
-    )
-    parser.add_argument(
+    add_flag(parser, "--annotations", required=True, help="COCO file with full masks (*_s.json)")
+    add_flag(parser, "--records", required=True, help="prediction records of weak images (.jsonl)")
+    add_flag(
+        parser,
         "--weak-annotations",
-        type=Path,
         help="COCO file with points (*_w.json); its images all enter the merged file; "
         "without it the weak images are those of the records",
     )
-    parser.add_argument("--weak-json", type=Path, dest="weak_annotations", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="merged COCO file to write (*_sw.json)"
-    )
+    add_flag(parser, "--output", required=True, help="merged COCO file to write (*_sw.json)")
     parser.add_argument(
         "--min-score", type=float, default=-math.inf, help="leave out pseudo labels below it"
     )

@@ -1,25 +1,20 @@
 """Pseudo labels: a teacher's masks on labeled points, as prediction records."""
 
-from weaklabels.shards import RecordShards
-
 from .generate import (
-    GenerationReport,
-    GenerationSettings,
+    GenerateReport,
+    GenerateSettings,
     PromptMapper,
-    file_sha256,
-    generate_records,
+    generate,
     load_prompted_dataset,
 )
 from .records import KEEP_UNMATCHED, make_record
 
 __all__ = [
     "KEEP_UNMATCHED",
-    "GenerationReport",
-    "GenerationSettings",
+    "GenerateReport",
+    "GenerateSettings",
     "PromptMapper",
-    "RecordShards",
-    "file_sha256",
-    "generate_records",
+    "generate",
     "load_prompted_dataset",
     "make_record",
 ]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from detectron2.structures import Instances
+from weaklabels.records import mask_instances
 
 KEEP_UNMATCHED = ("drop", "circle")
 DISC_SHARE = 0.02  # radius of the disc of an unmatched point, relative to the shorter side
@@ -30,7 +30,8 @@ def make_record(
     Args:
         image: dataset dict; its `annotations` are what prompted the network, in that order.
         instances: on the CPU, in the original image's pixels.
-        unmatched: {"instance", "reason"} for each annotation without a mask.
+        unmatched: {"instance", "reason"} for each annotation without a mask, and "other" where the
+            mask of that annotation suppressed it.
         category_ids: the dataset's category id of each class index.
         keep_unmatched: "drop", or "circle": a small disc with score 0 stands for the instance.
     """
@@ -41,9 +42,11 @@ def make_record(
         category_id = category_ids[annotation["category_id"]]
         point = [float(value) for value in annotation["point"]] if "point" in annotation else None
         lost.append({"category_id": category_id, "point": point, "reason": item["reason"]})
+        if "other" in item:
+            lost[-1]["other_point"] = image["annotations"][item["other"]].get("point")
         if keep_unmatched == "circle" and point is not None:
             mask = _disc(point, image["height"], image["width"])
-            entries += _entries(mask[None], [category_id], [0.0], [point])
+            entries += mask_instances(mask[None], [category_id], [0.0], [point])
     return {
         "image_id": image["image_id"],
         "file_name": image["record_file_name"],
@@ -66,29 +69,7 @@ def _instances(
             points[row] = [float(value) for value in labeled] if labeled else points[row]
     classes = [category_ids[index] for index in instances.pred_classes.tolist()]
     masks = instances.pred_masks.numpy().astype(np.uint8)
-    return _entries(masks, classes, instances.scores.tolist(), points)
-
-
-def _entries(
-    masks: np.ndarray,
-    category_ids: Sequence[int],
-    scores: Sequence[float],
-    points: Sequence[list[float] | None],
-) -> list[dict[str, Any]]:
-    """Record entries of masks (N, H, W) uint8, in order; `point` is left out where it is None."""
-    if not len(masks):
-        return []
-    rles = mask_utils.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    boxes, areas = mask_utils.toBbox(rles), mask_utils.area(rles)
-    entries = []
-    for i, rle in enumerate(rles):
-        entry = {"category_id": category_ids[i], "score": scores[i]}
-        entry |= {"bbox": [int(value) for value in boxes[i]], "area": int(areas[i])}
-        if points[i] is not None:
-            entry["point"] = points[i]
-        counts = rle["counts"].decode("ascii")
-        entries.append(entry | {"segmentation": {"size": list(rle["size"]), "counts": counts}})
-    return entries
+    return mask_instances(masks, classes, instances.scores.tolist(), points)
 
 
 def _disc(point: Sequence[float], height: int, width: int) -> np.ndarray:

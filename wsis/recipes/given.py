@@ -6,17 +6,16 @@ Each returns in a few words what the file holds, and raises ValueError where it 
 from collections.abc import Iterable
 from pathlib import Path
 
-import adet.modeling  # noqa: F401 (registers the meta-architectures)
-from adet.config import get_cfg
 from detectron2.config import CfgNode
+from detectron2.modeling import meta_architecture
 from maskrefinenet.checkpoint import load_checkpoint
 from weaklabels.coco import CocoFile
 from weaklabels.files import read_json
 from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from weaklabels.records import read_records
+from wsis.config import load_config
 from wsis.runner import Command
 from wsis.trained_model import load_trained
-from wsis.training import CLASSES_NODE
 
 SHOWN_IDS = 5  # of a list of unknown image ids
 
@@ -29,13 +28,11 @@ def check_network(path: Path, like: Path, command: Command) -> str:
 
 def network_config(path: Path, like: Path, command: Command) -> CfgNode:
     """The config of a command with the weights at `path`, on the CPU."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(command.flags["config-file"]))
-    cfg.merge_from_list([word for pair in command.config.items() for word in pair])
-    node = CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
-    if node:
-        cfg.MODEL[node].NUM_CLASSES = len(CocoFile(like).category_ids)
-    cfg.MODEL.DEVICE = "cpu"
+    pairs = [word for pair in command.config.items() for word in pair]
+    cfg = load_config(str(command.flags["config-file"]), pairs, num_gpus=0)
+    key = meta_architecture(cfg).num_classes_key
+    if key:
+        cfg.merge_from_list([key, len(CocoFile(like).category_ids)])
     cfg.MODEL.WEIGHTS = str(path)
     return cfg
 

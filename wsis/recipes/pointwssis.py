@@ -95,7 +95,7 @@ def generate(
 
 def merge(plan: Plan, records: Path, output: Path, min_score: float | None = None) -> Command:
     """Strong labels and records in one label file."""
-    flags = {"strong-json": plan.strong, "records": records, "weak-json": plan.weak}
+    flags = {"annotations": plan.strong, "records": records, "weak-annotations": plan.weak}
     return Command("merge", flags={**flags, "output": output, "min-score": min_score})
 
 
@@ -191,14 +191,13 @@ def refiner_stages(plan: Plan) -> list[Stage]:
                 plan.strong,
             )
         )
-    gpus = plan.machines.num_gpus
-    flags = {"strong-json": plan.strong, "image-root": images, "predictions": tuple(records)}
-    flags |= {"out": folder, "resume": True, "amp": bool(gpus), "device": None if gpus else "cpu"}
+    flags = {"annotations": plan.strong, "image-root": images, "records": tuple(records)}
+    flags |= {"output": folder, "resume": True, "amp": plan.machines.num_gpus > 0}
     flags |= plan.refiner_flags
     refiner = Stage(
         "refiner",
         "MaskRefineNet on those masks",
-        Command("maskrefinenet train", flags=flags, launch=Launch.TORCHRUN),
+        Command("train-refiner", flags=flags, launch=Launch.SPAWN),
         needs=(*records, plan.strong, images),
         makes=(folder / "last.pth",),
         folder=folder,
@@ -216,9 +215,9 @@ def pseudo_label_stages(plan: Plan) -> list[Stage]:
     needs = (plan.teacher, plan.weak, images)
     stages = [records_stage("weak", what, command, needs, records, plan.weak)]
     if plan.with_refiner:
-        flags = {"checkpoint": refiner, "predictions": records, "image-root": images}
-        flags |= {"out": refined, "device": None if plan.machines.num_gpus else "cpu"}
-        command, needs = Command("maskrefinenet refine", flags=flags), (refiner, records, images)
+        flags = {"weights": refiner, "records": records, "image-root": images, "output": refined}
+        command = Command("refine", flags=flags, launch=Launch.SPAWN)
+        needs = (refiner, records, images)
         what = "MaskRefineNet improves them"
         stages.append(records_stage("refine", what, command, needs, refined, plan.weak))
     used = refined if plan.with_refiner else records

@@ -176,7 +176,8 @@ def data_stages(plan: Plan, settings: Settings) -> list[Stage]:
 def quality_stage(plan: Plan, name: str, records: Path) -> Stage:
     """Pseudo labels against the hidden masks of the weak images."""
     report, sheet = plan.output / f"{name}.json", plan.output / f"{name}.png"
-    flags = {"labels": records, "truth-json": plan.source.train_json, "weak-json": plan.weak}
+    flags = {"records": records, "annotations": plan.source.train_json}
+    flags |= {"weak-annotations": plan.weak}
     flags |= {"image-root": plan.source.image_root, "output": report, "sheet": sheet}
     return Stage(
         name,

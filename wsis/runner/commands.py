@@ -18,7 +18,6 @@ SCRIPTS = {
     "evaluate-labels": "evaluate_labels.py",
     "make-shapes": "make_shapes.py",
 }
-STANDALONE = "maskrefinenet"  # package with commands of its own
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 FlagValue = str | int | float | bool | Path | tuple[object, ...] | None
@@ -57,14 +56,13 @@ class Launch(Enum):
 
     ONE = "it is one process"
     SPAWN = "it starts one process per GPU itself (--num-gpus)"
-    TORCHRUN = "torch.distributed.run starts one process per GPU"
 
 
 @dataclass(frozen=True)
 class Command:
     """A program and its inputs.
 
-    program: a command of `wsis` ("train"), of maskrefinenet ("maskrefinenet train"), or a .py file.
+    program: a command of `wsis` ("train"), or a .py file.
     arguments: positional words.
     flags: values by name without dashes; True is a switch, False and None leave the flag out.
     config: configuration overrides, KEY: VALUE.
@@ -89,13 +87,11 @@ class Command:
     def argv(self, machines: Machines) -> list[str]:
         """The words to run, or for a person to type."""
         words, spawn = [sys.executable], []
-        if self.launch is not Launch.ONE:
+        if self.launch is Launch.SPAWN:
             if machines.num_nodes > 1:
                 words = list(machines.launcher)
-            elif self.launch is Launch.SPAWN:
+            else:
                 spawn = ["--num-gpus", str(machines.num_gpus)]
-            elif machines.num_gpus > 1:
-                words = [*TORCHRUN, "--standalone", f"--nproc-per-node={machines.num_gpus}"]
         words += [*_program_words(self.program), *self.arguments, *spawn]
         for name, value in self.inputs()["flags"].items():
             values = [] if value is True else value if isinstance(value, list) else [value]
@@ -115,8 +111,6 @@ def _program_words(program: str) -> list[str]:
     """What Python is told to run a program."""
     if program.endswith(".py"):
         return [program]
-    if program.split()[0] == STANDALONE:
-        return ["-m", *program.split()]
     script = ROOT / "tools" / SCRIPTS.get(program, "")
     if not script.is_file():
         return ["-m", "wsis", program]
@@ -125,5 +119,6 @@ def _program_words(program: str) -> list[str]:
 
 
 def python_path() -> str:
-    """PYTHONPATH for a program of this checkout, whatever the working folder."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """PYTHONPATH with which a program finds the packages of this checkout from any folder."""
+    places = [str(ROOT), str(ROOT / "AdelaiDet"), os.environ.get("PYTHONPATH")]
+    return os.pathsep.join(filter(None, places))

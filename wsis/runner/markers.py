@@ -14,8 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from weaklabels.files import atomic_text, read_json
-from wsis.pseudo_labels import file_sha256
+from weaklabels.files import atomic_text, file_sha256, read_json
 
 STARTED, FINISHED, GIVEN = "started", "finished", "given"
 PACKAGES = ("pointwssis", "torch", "torchvision", "numpy")

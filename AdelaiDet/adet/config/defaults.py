@@ -55,7 +55,8 @@ def add_solov2_config(cfg: CfgNode) -> None:
 
     # A name of PROMPTS in modeling/solov2/prompts.py: which labels guide the network.
     node.PROMPT = "none"
-    # False: with a point prompt, the masks of different points never suppress each other.
+    # For prompts with points. True, as in the reference: NMS between all masks of a class. False:
+    # one mask a point, the best of its own; masks of different points never suppress each other.
     node.PROMPT_NMS = True
     # True: all output scores are 1, to evaluate pseudo labels as labels.
     node.EVAL_PSEUDO_LABEL = False

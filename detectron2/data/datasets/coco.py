@@ -8,17 +8,22 @@ import contextlib
 import gc
 import json
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pycocotools.mask as mask_util
-
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from weaklabels.masks import (
+    check_image_size,
+    check_segmentation,
+    drawable_polygons,
+    is_finite_number,
+    segmentation_rle,
+)
+from weaklabels.points import checked_point
 
 from .coco_writer import convert_to_coco_dict, convert_to_coco_json
 
@@ -29,18 +34,9 @@ __all__ = [
     "register_coco_instances",
 ]
 
-_MIN_POLYGON_LENGTH = 6  # three corners
 _SHOWN_IDS = 1000
 
 logger = logging.getLogger(__name__)
-
-
-class _InvalidAnnotation(ValueError):
-    """One annotation is wrong: the kind of `fault`, and in `detail` what was given."""
-
-    def __init__(self, fault: str, detail: str):
-        super().__init__(f"{fault}: {detail}")
-        self.fault = fault
 
 
 @contextlib.contextmanager
@@ -104,10 +100,10 @@ def load_coco_json(
         for annotation in annotations_of.get(image_id, ()):
             try:
                 instance = reader.read(annotation, image)
-            except _InvalidAnnotation as error:
+            except ValueError as error:
                 if not skip_invalid:
                     raise ValueError(_message(json_file, annotation, error)) from error
-                faults[error.fault].append(annotation.get("id"))
+                faults[str(error).partition(":")[0]].append(annotation.get("id"))
                 continue
             if instance is not None:
                 record["annotations"].append(instance)
@@ -147,6 +143,10 @@ def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str
             raise ValueError(f"'{json_file}': entry {number} of 'images' has no {missing}: {image}")
         if image["id"] in images:
             raise ValueError(f"'{json_file}': image id {image['id']} occurs twice in 'images'")
+        try:
+            check_image_size(image["height"], image["width"])
+        except ValueError as error:
+            raise ValueError(f"'{json_file}', image id {image['id']}: {error}") from error
         images[image["id"]] = image
     return images
 
@@ -235,24 +235,29 @@ class _AnnotationReader:
         self.without_valid_polygon = 0
 
     def read(self, annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
-        """The instance; None if it has no valid polygon. Raises `_InvalidAnnotation`."""
+        """The instance; None if it has no valid polygon. Raises ValueError("fault: detail")."""
         if annotation.get("ignore", 0) != 0:
-            raise _InvalidAnnotation("'ignore' is not supported", f"{annotation['ignore']}")
+            raise ValueError(f"'ignore' is not supported: {annotation['ignore']}")
         instance = {key: annotation[key] for key in self._keys if key in annotation}
         instance["category_id"] = self._category(annotation.get("category_id"))
         has_point = annotation.get("point") is not None
         if has_point:
-            instance["point"] = _checked_point(annotation["point"], image)
+            size_hw = (image["height"], image["width"])
+            instance["point"] = list(checked_point(annotation["point"], *size_hw))
         if has_point and self._points_only:
             instance.pop("bbox", None)
             return instance
         if not instance.get("bbox"):
             if "bbox" in instance and not has_point:
-                raise _InvalidAnnotation("empty 'bbox'", "COCO's is [x, y, width, height]")
+                raise ValueError("empty 'bbox': COCO's is [x, y, width, height]")
             instance.pop("bbox", None)
+        elif not isinstance(instance["bbox"], list) or not all(
+            map(is_finite_number, instance["bbox"])
+        ):
+            raise ValueError(f"'bbox' is not a list of finite numbers: {instance['bbox']}")
         segmentation = annotation.get("segmentation")
         if segmentation:
-            segmentation = _checked_segmentation(segmentation)
+            segmentation = _checked_segmentation(segmentation, image)
             if segmentation:
                 instance["segmentation"] = segmentation
             elif not has_point:
@@ -261,46 +266,25 @@ class _AnnotationReader:
         if "bbox" in instance:
             instance["bbox_mode"] = BoxMode.XYWH_ABS
         elif not has_point and "segmentation" not in instance:
-            raise _InvalidAnnotation("none of 'bbox', 'segmentation' and 'point'", "needs one")
+            raise ValueError("none of 'bbox', 'segmentation' and 'point': needs one")
         return instance
 
     def _category(self, category_id: Any) -> Any:
         if self._index_of is None:
             return category_id
         if category_id not in self._index_of:
-            raise _InvalidAnnotation("category_id not in 'categories'", f"{category_id}")
+            raise ValueError(f"category_id not in 'categories': {category_id}")
         return self._index_of[category_id] if self._maps_ids else category_id
 
 
-def _checked_point(point: Any, image: dict[str, Any]) -> list[float]:
-    """[x, y] as floats, in the image: from 0 to its width and height."""
-    try:
-        x, y = (float(value) for value in point)
-    except (TypeError, ValueError) as error:
-        raise _InvalidAnnotation("'point' is not [x, y]", f"{point}") from error
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise _InvalidAnnotation("'point' is not finite", f"{point}")
-    if not (0 <= x <= image["width"] and 0 <= y <= image["height"]):
-        size = f"{image['width']} x {image['height']}"
-        raise _InvalidAnnotation("'point' outside the image", f"{point} in {size} (width x height)")
-    return [x, y]
-
-
-def _checked_segmentation(segmentation: Any) -> list | dict:
+def _checked_segmentation(segmentation: Any, image: dict[str, Any]) -> list | dict:
     """The polygons that have at least three corners, or a compressed RLE."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            height, width = segmentation["size"]
-            whole = all(isinstance(run, int) and run >= 0 for run in counts)
-            if not whole or sum(counts) != height * width:
-                # pycocotools leaves pixels without a run uninitialized.
-                raise _InvalidAnnotation(
-                    "RLE counts are not runs that add up to its size", f"{height} x {width}"
-                )
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
-    return [p for p in segmentation if len(p) % 2 == 0 and len(p) >= _MIN_POLYGON_LENGTH]
+    size_hw = (image["height"], image["width"])
+    if isinstance(segmentation, list):
+        return drawable_polygons(segmentation, *size_hw)
+    check_segmentation(segmentation, *size_hw)
+    compressed = not isinstance(segmentation["counts"], list)
+    return segmentation if compressed else segmentation_rle(segmentation, *size_hw)
 
 
 def _message(json_file: str, annotation: dict[str, Any], error: Exception) -> str:

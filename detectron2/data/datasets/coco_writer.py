@@ -11,6 +11,7 @@ import pycocotools.mask as mask_util
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
+from weaklabels.files import atomic_text
 
 __all__ = ["convert_to_coco_dict", "convert_to_coco_json"]
 
@@ -112,9 +113,5 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
         return
     logger.info("Writing dataset '%s' as %s", dataset_name, output_file)
     content = convert_to_coco_dict(dataset_name)
-    os.makedirs(os.path.dirname(os.path.abspath(output_file)), exist_ok=True)
-    # a killed process or two concurrent ones must not leave an incomplete file
-    temporary_file = f"{output_file}.{os.getpid()}.tmp"
-    with open(temporary_file, "w") as file:
+    with atomic_text(output_file) as file:
         json.dump(content, file)
-    os.replace(temporary_file, output_file)

@@ -90,9 +90,8 @@ def test_a_failed_save_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     checkpointer = DetectionCheckpointer(model, str(tmp_path))
     checkpointer.save("a", iteration=1)
 
-    def disk_full(data, path):
-        with open(path, "wb") as file:
-            file.write(b"half")
+    def disk_full(data, file):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", disk_full)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from detectron2.checkpoint.safe_files import (
-    atomic_write,
     plain_data,
     read_pickle_file,
     read_torch_file,
@@ -158,12 +157,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.pth"
     write_torch_file({"a": 1}, str(path))
 
-    def fails_half_way(temporary: str) -> None:
-        with open(temporary, "w") as file:
-            file.write("half")
-        raise OSError("disk full")
+    class FailsHalfWay:
+        def __reduce__(self):
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        atomic_write(str(path), fails_half_way)
+        write_torch_file({"a": 2, "b": FailsHalfWay()}, str(path))
     assert read_torch_file(str(path)) == {"a": 1}
     assert os.listdir(tmp_path) == ["model.pth"]

@@ -98,6 +98,13 @@ WRONG = {
     "none of": {"category_id": 3},
     "'ignore' is not supported": BOX | {"ignore": 1},
     "add up to its size: 30 x 40": BOX | {"segmentation": {"size": [30, 40], "counts": [3, 2]}},
+    "RLE counts are cut off": BOX | {"segmentation": {"size": [30, 40], "counts": "zzzz"}},
+    "RLE of size": BOX | {"segmentation": {"size": [3, 4], "counts": [12]}},
+    "no mask": BOX | {"segmentation": {"size": [30, 40]}},
+    "lies farther outside": BOX | {"segmentation": [[0, 0, 1e9, 0, 5, 5]]},
+    "a coordinate that is not finite": BOX | {"segmentation": [[0, 0, float("inf"), 0, 5, 5]]},
+    "a coordinate that is not a number": BOX | {"segmentation": [[0, 0, None, 0, 5, 5]]},
+    "'bbox' is not a list of finite numbers": BOX | {"bbox": [1, 2, float("nan"), 4]},
     "RLE counts are not runs": BOX | {"segmentation": {"size": [30, 40], "counts": [1201, -1]}},
 }
 
@@ -138,6 +145,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path, coco_file):
         load_coco_json(str(cut), "")
     with pytest.raises(ValueError, match=r"no \['width'\]"):
         load_coco_json(coco_file([], images=[{"id": 1, "file_name": "a", "height": 3}]), "")
+    absurd = {"id": 1, "file_name": "a", "height": 3, "width": 10**9}
+    with pytest.raises(ValueError, match="image id 1: height 3 and width 1000000000"):
+        load_coco_json(coco_file([], images=[absurd]), "")
     with pytest.raises(ValueError, match="no 'categories'"):
         load_coco_json(coco_file([], categories=[]), "", "some")
 

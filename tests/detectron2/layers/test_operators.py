@@ -62,6 +62,19 @@ def test_roi_align_is_invariant_to_resizing():
     torch.testing.assert_close(large, small, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roi_align_of_half_precision_keeps_the_corners_of_boxes(dtype):
+    """Corners near 1000 would be rounded to steps of 0.5 or 4 pixels."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, 64, 64).to(dtype)
+    rois = torch.tensor([[0, 900.3, 801.7, 989.2, 970.9], [0, 33.3, 21.1, 1001.4, 777.7]])
+    pool = ROIAlign((7, 7), 1 / 16, 2)
+    want = pool(image.float(), rois)
+    got = pool(image, rois)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), want, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
 def test_roi_align_of_empty_boxes_and_batches():
     assert (align(torch.rand(5, 5), [3, 4, 5, 4], (7, 7)) == 0).all()
     pool = ROIAlign((7, 7), 0.5, 2)

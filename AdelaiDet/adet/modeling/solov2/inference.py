@@ -14,7 +14,7 @@ from torch import Tensor
 from detectron2.structures import BitMasks, Instances
 
 from .grids import MASK_STRIDE, PyramidGrids
-from .nms import NMS_KERNELS, mask_nms, matrix_nms
+from .nms import NMS_KERNELS, mask_suppressors, matrix_decay
 
 NMS_TYPES = ("matrix", "mask")
 # Mask pixels handled at a time, to bound memory. A quarter of it took a third longer on a CPU.
@@ -38,7 +38,11 @@ REASONS = (
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Thresholds of `MODEL.SOLOV2` (names there in capitals)."""
+    """Thresholds of `MODEL.SOLOV2` (names there in capitals).
+
+    prompt_nms: for prompts with points. True: NMS between all masks of a class, whatever their
+        points. False: no NMS between points; each point keeps the best of its own masks.
+    """
 
     score_thr: float = 0.1
     mask_thr: float = 0.5
@@ -84,7 +88,9 @@ class Candidates:
 
 def mask_probabilities(kernels: Tensor, feature: Tensor, out: Tensor | None = None) -> Tensor:
     """Masks (N, HW) of kernels (N, K) on a mask feature (K, HW), in [0, 1]."""
-    return torch.mm(kernels, feature, out=out).sigmoid_()
+    # In float32 also under autocast, which refuses `out` and would round areas.
+    with torch.autocast(feature.device.type, enabled=False):
+        return torch.mm(kernels, feature, out=out).sigmoid_()
 
 
 def chunk_rows(num_pixels: int, device: torch.device) -> int:
@@ -130,7 +136,8 @@ def segment(
     Returns:
         Instances with `pred_masks` (N, H, W) bool, `pred_boxes`, `pred_classes`, `scores`, and
         (with point prompts) `prompt_indices` (N,) int64; and
-        [{"instance": input instance, "reason": one of REASONS}, ...].
+        [{"instance": input instance, "reason": one of REASONS}, ...], for the reason "nms" also
+        "other": the input instance whose mask suppressed this one's best.
     """
     pixels = feature.flatten(1)
     outcomes = torch.full((len(candidates),), -1, device=feature.device)
@@ -149,8 +156,9 @@ def segment(
     alive = narrow(torch.arange(len(alive), device=alive.device) < settings.nms_pre, "nms_pre")
 
     probabilities = mask_probabilities(candidates.kernels[alive], pixels)
-    updated = suppress(probabilities, candidates, alive, scores[alive], settings)
+    updated, removed_by = suppress(probabilities, candidates, alive, scores[alive], settings)
     narrow(updated > 0, "nms")
+    others = others_of(candidates, alive, updated, removed_by)
     # Rows of `probabilities` to keep, best first. Indexing rows avoids copies of large arrays.
     rows = torch.sort(updated, descending=True, stable=True).indices[: int((updated > 0).sum())]
     outcomes[alive[rows[settings.max_per_img :]]] = REASONS.index("max_per_img")
@@ -170,7 +178,7 @@ def segment(
     results.scores = torch.ones_like(updated) if settings.eval_pseudo_label else updated
     if candidates.prompts is not None:
         results.prompt_indices = candidates.prompts[alive]
-    return results, unmatched_prompts(candidates, outcomes)
+    return results, unmatched_prompts(candidates, outcomes, others)
 
 
 def rate_cells(
@@ -193,16 +201,54 @@ def suppress(
     alive: Tensor,
     scores: Tensor,
     settings: InferenceSettings,
-) -> Tensor:
-    """Scores (N,) after NMS between masks (N, HW), best first; 0 where one is dropped."""
+) -> tuple[Tensor, Tensor]:
+    """Scores (N,) after NMS between masks (N, HW), best first; 0 where one is dropped.
+
+    Returns:
+        the scores, and for each mask the row (N,) int64 of the one that suppresses it most, -1
+        where none does.
+    """
+    if candidates.prompts is not None and not settings.prompt_nms:
+        removed_by = better_of_same(candidates.prompts[alive])
+        return scores * (removed_by < 0), removed_by
     masks = (probabilities > settings.mask_thr).float()
     groups = candidates.classes[alive]
-    if candidates.prompts is not None and not settings.prompt_nms:
-        groups = candidates.prompts[alive]
     if settings.nms_type == "mask":
-        return scores * mask_nms(masks, groups, threshold=settings.mask_thr)
-    scores = matrix_nms(masks, groups, scores, kernel=settings.nms_kernel, sigma=settings.nms_sigma)
-    return scores * (scores >= settings.update_thr)
+        removed_by = mask_suppressors(masks, groups, threshold=settings.mask_thr)
+        return scores * (removed_by < 0), removed_by
+    decay, removed_by = matrix_decay(
+        masks, groups, kernel=settings.nms_kernel, sigma=settings.nms_sigma
+    )
+    scores = scores * decay
+    return scores * (scores >= settings.update_thr), removed_by
+
+
+def better_of_same(groups: Tensor) -> Tensor:
+    """For each row of `groups` (N,) the first row (N,) of its group; -1 where it is that row."""
+    rows = torch.arange(len(groups), device=groups.device)
+    names, members = groups.unique(return_inverse=True)
+    first = rows.new_full((len(names),), len(groups)).scatter_reduce(0, members, rows, "amin")
+    return torch.where(first[members] < rows, first[members], -1)
+
+
+def others_of(
+    candidates: Candidates, alive: Tensor, scores: Tensor, removed_by: Tensor
+) -> dict[int, int]:
+    """For the input instances that lost a mask to NMS, the instance whose mask suppressed it.
+
+    Of several lost masks of an instance the best one counts: better masks are others' only.
+
+    Args:
+        alive: (N,) candidates, best first.  scores: (N,), 0 where dropped.
+        removed_by: (N,) rows of `alive`, or -1.
+    """
+    if candidates.prompts is None:
+        return {}
+    owners = candidates.prompts[alive].tolist()
+    others: dict[int, int] = {}
+    for row in torch.nonzero((scores <= 0) & (removed_by >= 0)).flatten().tolist():
+        others.setdefault(owners[row], owners[removed_by[row]])
+    return others
 
 
 def enlarge(
@@ -234,13 +280,17 @@ def enlarge(
     return masks
 
 
-def unmatched_prompts(candidates: Candidates, outcomes: Tensor) -> list[dict]:
+def unmatched_prompts(
+    candidates: Candidates, outcomes: Tensor, others: dict[int, int]
+) -> list[dict]:
     """[{"instance", "reason"}] of the input instances without a mask, in their order.
 
-    The reason is where the candidate that passed the most steps was dropped.
+    The reason is where the candidate that passed the most steps was dropped. With the reason "nms"
+    comes "other", the instance whose mask was better, where there is one.
 
     Args:
         outcomes: (N,) int64, index into REASONS, -1 for a candidate that made a mask.
+        others: see `others_of`.
     """
     reasons = dict(candidates.refused or {})
     if candidates.prompts is not None:
@@ -251,4 +301,10 @@ def unmatched_prompts(candidates: Candidates, outcomes: Tensor) -> list[dict]:
         reasons |= {
             p: REASONS[outcome] for p, outcome in furthest.items() if outcome < len(REASONS)
         }
-    return [{"instance": i, "reason": reasons[i]} for i in sorted(reasons)]
+    unmatched = []
+    for i in sorted(reasons):
+        item: dict = {"instance": i, "reason": reasons[i]}
+        if reasons[i] == "nms" and i in others:
+            item["other"] = others[i]
+        unmatched.append(item)
+    return unmatched

@@ -46,7 +46,9 @@ def mask_iou_matrix(masks: Tensor, groups: Tensor) -> Tensor:
 def add_products(total: Tensor, masks: Tensor, rows: Tensor) -> None:
     """Add the dot products between some rows of masks (N, P) to their entries of `total` (N, N)."""
     own = masks[rows]
-    total[rows[:, None], rows] += own @ own.T
+    # In float32 also under autocast: half precision does not hold the number of shared pixels.
+    with torch.autocast(masks.device.type, enabled=False):
+        total[rows[:, None], rows] += own @ own.T
 
 
 def matrix_nms(
@@ -58,10 +60,21 @@ def matrix_nms(
         masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.  scores: (N,).
         kernel: decay by "gaussian", exp(-sigma * iou^2), or "linear", 1 - iou.
     """
+    return scores * matrix_decay(masks, groups, kernel=kernel, sigma=sigma)[0]
+
+
+def matrix_decay(
+    masks: Tensor, groups: Tensor, *, kernel: str, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """The factors (N,) of Matrix NMS and, for each mask, the one that decays it most.
+
+    Returns:
+        (N,) factors in [0, 1], and (N,) int64 rows of `masks`, -1 where the factor is 1.
+    """
     if kernel not in NMS_KERNELS:
         raise ValueError(f"Matrix NMS kernel {kernel!r}; expected one of {NMS_KERNELS}")
-    if len(scores) == 0:
-        return scores
+    if len(masks) == 0:
+        return masks.new_zeros(0), groups.new_zeros(0)
     ious = mask_iou_matrix(masks, groups).triu(diagonal=1)  # [i, j]: i is better than j
     # How much mask i is itself suppressed: a suppressed mask suppresses others less.
     worst = ious.amax(dim=0)[:, None]
@@ -69,7 +82,8 @@ def matrix_nms(
         decay = torch.exp(-sigma * (ious**2 - worst**2))
     else:
         decay = (1 - ious) / (1 - worst).clamp(min=torch.finfo(ious.dtype).tiny)
-    return scores * decay.amin(dim=0)
+    factors, rows = decay.min(dim=0)
+    return factors, torch.where(factors < 1, rows, -1)
 
 
 def mask_nms(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
@@ -79,9 +93,14 @@ def mask_nms(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
     Args:
         masks: (N, HW) 0 or 1, best score first.  groups: (N,) int64.
     """
+    return mask_suppressors(masks, groups, threshold=threshold) < 0
+
+
+def mask_suppressors(masks: Tensor, groups: Tensor, *, threshold: float) -> Tensor:
+    """For each mask, the row (N,) int64 of the kept one that removes it in greedy NMS; -1: kept."""
     overlaps = (mask_iou_matrix(masks, groups) > threshold).triu(diagonal=1).cpu().numpy()
-    keep = torch.ones(len(masks), dtype=torch.bool).numpy()
+    removed_by = torch.full((len(masks),), -1).numpy()
     for i, row in enumerate(overlaps):  # N sequential steps, each on a row of bits
-        if keep[i]:
-            keep &= ~row
-    return torch.from_numpy(keep).to(masks.device)
+        if removed_by[i] < 0:
+            removed_by[row & (removed_by < 0)] = i
+    return torch.from_numpy(removed_by).to(masks.device)

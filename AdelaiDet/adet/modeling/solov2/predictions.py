@@ -19,7 +19,8 @@ from .nms import point_nms
 class Predictions:
     """One run of the network on B images, up to the inputs of its instance head.
 
-    Cells are numbered as in `grids`: flat over all levels, M cells in total.
+    Cells are numbered as in `grids`: flat over all levels, M cells in total. All predictions
+    are float32, also under autocast.
 
     grid_features: (B, C, S, S) a level, inputs of `head`.  mask_features: (B, K, Hf, Wf).
     image_sizes_hw: unpadded input sizes.  frame_hw: the padded size.
@@ -35,12 +36,12 @@ class Predictions:
     def kernels(self) -> Tensor:
         """Mask kernels of all cells: (B, M, K)."""
         towers = self.head.kernel_towers(self.grid_features)
-        return flatten_levels([self.head.kernel_pred(x) for x in towers])
+        return flatten_levels([self.head.kernel_pred(x) for x in towers]).float()
 
     def class_scores(self) -> Tensor:
         """Class probabilities of all cells after point NMS, 0 where suppressed: (B, M, classes)."""
         towers = self.head.category_towers(self.grid_features)
-        return flatten_levels([point_nms(self.head.cate_pred(x).sigmoid()) for x in towers])
+        return flatten_levels([point_nms(self.head.cate_pred(x).float().sigmoid()) for x in towers])
 
     def kernels_at(self, cells: Sequence[Tensor]) -> list[Tensor]:
         """Mask kernels (Q, K) of each image's cells (Q,)."""
@@ -62,7 +63,7 @@ class Predictions:
             torch.tensor(counts, device=flat.device)
         )
         levels = self.grids.levels_of(flat)
-        output = towers[0].new_zeros(len(flat), conv.out_channels)
+        output = towers[0].new_zeros(len(flat), conv.out_channels, dtype=torch.float32)
         for level, (tower, offset) in enumerate(zip(towers, self.grids.offsets, strict=True)):
             chosen = levels == level
             values = convolve_at(conv, tower, images[chosen], flat[chosen] - offset)

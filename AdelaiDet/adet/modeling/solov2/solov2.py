@@ -149,8 +149,9 @@ class SOLOv2(MetaArchitecture, nn.Module):
             (N, H, W) bool, `pred_boxes`, `pred_classes`, `scores`, and with a prompt also
             `pred_points` (N, 2) x and y in pixels of the output, `prompt_indices` (N,) the input
             instance of each, and beside "instances" the list "unmatched" of
-            {"instance", "reason"} for the input instances without a mask. (`cls_image` has no
-            points and so none of these three.)
+            {"instance", "reason"} for the input instances without a mask, for the reason "nms" also
+            "other", the input instance whose mask suppressed it. (`cls_image` has no points and so
+            none of these three.)
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:

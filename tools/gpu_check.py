@@ -1,11 +1,11 @@
-"""#!/usr/bin/env python"""
+"""The program `wsis gpu-check` under its own name."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from wsis.benchmarks.maskrefinenet import main
+from wsis.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("gpu-check"))
