@@ -16,7 +16,7 @@ _PACKAGES = (
     "numpy",
     "fvcore",
     "iopath",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
     "pillow",
     "pycocotools",
     "faster-coco-eval",
