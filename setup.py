@@ -1,4 +1,4 @@
-"""One install for the three packages of this repository: `pip install -e .`."""
+"""One install for the packages of this repository: `pip install -e .`."""
 
 from setuptools import find_packages, setup
 
@@ -23,7 +23,9 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.7",
     "gdown>=6.0",
     "defusedxml>=0.7",
+    "safetensors>=0.4",
 ]
+SAM_REQUIRES = ["segment-anything>=1.0", "transformers>=5.0"]
 DEV_REQUIRES = [
     "pytest>=7.4",
     "pytest-xdist>=3.5",
@@ -39,10 +41,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[
-        *find_packages(include=["detectron2*", "maskrefinenet*"]),
+        *find_packages(include=["detectron2*", "maskrefinenet*", "weaksam*"]),
         *("adet", *(f"adet.{name}" for name in find_packages("AdelaiDet/adet"))),
     ],
     package_dir={"adet": "AdelaiDet/adet"},
+    package_data={"weaksam.segmenters": ["tiny.safetensors", "tiny.json"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES},
+    extras_require={"dev": DEV_REQUIRES, "sam": SAM_REQUIRES},
 )

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE_ROOTS = {"detectron2": ROOT, "adet": ROOT / "AdelaiDet", "maskrefinenet": ROOT}
+PACKAGE_ROOTS = {
+    "detectron2": ROOT,
+    "adet": ROOT / "AdelaiDet",
+    "maskrefinenet": ROOT,
+    "weaksam": ROOT,
+}
 
 # The sub-packages of detectron2 that each sub-package may import besides itself.
 ALLOWED = {
@@ -72,8 +77,8 @@ def test_imports_follow_the_layers(module: str, path: Path):
     internal = {name for name in names if name.split(".")[0] in (*PACKAGE_ROOTS, "tools", "tests")}
     if package == "maskrefinenet":
         assert {name.split(".")[0] for name in internal} <= {"maskrefinenet"}
-    elif package == "adet":
-        assert {name.split(".")[0] for name in internal} <= {"adet", "detectron2"}
+    elif package in ("adet", "weaksam"):
+        assert {name.split(".")[0] for name in internal} <= {package, "detectron2"}
     elif module.count(".") >= 1 and module not in EXCEPTIONS:
         own = module.split(".")[1]
         for name in internal:

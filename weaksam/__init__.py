@@ -1,0 +1,1 @@
+"""WeakSAM: detectors and instance segmenters from image tags."""
