@@ -9,7 +9,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.24",
     "scipy>=1.10",
     "pillow>=9.5",
-    "opencv-python-headless>=4.8",
+    "opencv-contrib-python-headless>=4.8",
     "pycocotools>=2.0.7",
     "faster-coco-eval>=1.6",
     "fvcore>=0.1.5.post20221221",
@@ -24,7 +24,9 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.7",
     "gdown>=6.0",
     "defusedxml>=0.7",
+    "safetensors>=0.4",
 ]
+SAM_REQUIRES = ["segment-anything>=1.0", "transformers>=5.0"]
 DEV_REQUIRES = [
     "pytest>=7.4",
     "pytest-xdist>=3.5",
@@ -49,8 +51,16 @@ setup(
         "wsis.configs",
     ],
     package_dir={"adet": "AdelaiDet/adet", "wsis.configs": "configs"},
-    package_data={"wsis": ["*.tsv"], "wsis.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "wsis": ["*.tsv"],
+        "wsis.configs": ["*.yaml", "*/*.yaml"],
+        "weaksam.segmenters": ["tiny.safetensors", "tiny.json"],
+    },
     entry_points={"console_scripts": ["wsis = wsis.cli.main:main"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES, "pretrained": PRETRAINED_REQUIRES},
+    extras_require={
+        "dev": DEV_REQUIRES,
+        "pretrained": PRETRAINED_REQUIRES,
+        "sam": SAM_REQUIRES,
+    },
 )

@@ -27,6 +27,10 @@ fi
 echo "Setting up $venv with $("$python" --version) (PyTorch is large: this takes a few minutes)"
 [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip setuptools wheel
+# Two distributions of OpenCV write the same folder: an environment of before has the smaller one.
+if "$venv/bin/python" -m pip show --quiet opencv-python-headless 2>/dev/null; then
+  "$venv/bin/python" -m pip uninstall --quiet --yes opencv-python-headless opencv-contrib-python-headless
+fi
 "$venv/bin/python" -m pip install --quiet --editable '.[dev]'
 echo "$wanted $PWD" > "$stamp"
 echo "Ready: source $venv/bin/activate"

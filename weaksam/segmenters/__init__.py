@@ -1,0 +1,1 @@
+"""Promptable segmenters behind one protocol; `spec.load_segmenter` gives one by its name."""
