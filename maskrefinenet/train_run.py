@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from weaklabels.coco import Annotations, load_annotations
 from weaklabels.evaluate import records_ap
+from weaklabels.locks import job_lock
 from weaklabels.records import Record
 
 from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE, NetworkConfig, load_encoder
@@ -85,8 +86,14 @@ def train(settings: TrainSettings, here: World) -> None:
     """Train, as one of the processes of a run.
 
     Raises:
-        ValueError: an input cannot be used, or the folder holds a training and resume is False.
+        ValueError: an input cannot be used, the folder holds a training and resume is False, or
+            another job writes it.
     """
+    with job_lock(settings.output, here.is_first, here.gather):
+        _train(settings, here)
+
+
+def _train(settings: TrainSettings, here: World) -> None:
     last = settings.output / "last.pth"
     if last.exists() and not settings.resume:
         raise ValueError(f"{last} exists: continue it with --resume, or give another --output")

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from weaklabels.locks import PARTIAL, OutputInUse, open_locked
+
 HASH_BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -24,20 +26,25 @@ def dumps(value: Any) -> str:
 
 def partial_path(path: Path) -> Path:
     """Where this process writes what becomes `path`: no other process has the same name."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
 
 
 @contextlib.contextmanager
 def atomic_bytes(path: str | Path) -> Iterator[BinaryIO]:
     """Open `path` for writing bytes; it appears under its name only when the block ends well.
 
-    Folders are made where they are missing.
+    Folders are made where they are missing. What is written until then is locked, so that
+    `locks.output_lock` tells it from what a killed run left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with open(partial, "wb") as handle:
+        handle = open_locked(partial)
+        if handle is None:
+            raise OutputInUse(f"{path}: {partial.name} is in use: another run writes the same file")
+        with handle:
+            handle.truncate(0)
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

@@ -7,7 +7,7 @@ streamed: memory holds the images only.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from weaklabels.records import read_records
 
 @dataclass
 class Counts:
-    """What a merged file holds and what was left out of it."""
+    """What a merged file holds and what was left out of it; `records` has the images' ids."""
 
     strong_images: int = 0
     weak_images: int = 0
@@ -30,6 +30,7 @@ class Counts:
     pseudo: int = 0
     low_scores: int = 0
     empty_masks: int = 0
+    records: set[int] = field(default_factory=set, repr=False)
 
 
 def pseudo_annotation(
@@ -76,6 +77,7 @@ def pseudo_annotations(
     categories = set(strong.category_ids)
     for where, record in records:
         image_id = record["image_id"]
+        counts.records.add(image_id)
         if image_id in strong.images:
             raise ValueError(f"{where}: image {image_id} has strong labels in {strong.path}")
         if image_id not in weak_images:
@@ -134,6 +136,18 @@ def refuse_shared_images(strong: CocoFile, weak_images: dict[int, dict], weak_pa
         )
 
 
+def refuse_missing_records(path: Path, records: set[int], weak_images: dict[int, dict]) -> None:
+    """ValueError where weak images have no record: the run that writes them was cut off."""
+    missing = [image for image_id, image in weak_images.items() if image_id not in records]
+    if missing or not records:
+        example = f", such as image id {missing[0]['id']}" if missing else ""
+        raise ValueError(
+            f"{path} has records of {len(records)} of the {len(weak_images)} weak images and "
+            f"lacks the others{example}: finish the run that writes it, or let images without a "
+            "record enter without labels with --allow-missing"
+        )
+
+
 def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
     """Image entries by id, as the records themselves describe them."""
     found: dict[int, dict[str, Any]] = {}
@@ -149,8 +163,16 @@ def merge_labels(
     out_path: Path,
     weak_path: Path | None = None,
     min_score: float = -math.inf,
+    allow_missing: bool = False,
 ) -> Counts:
-    """Write the merged file; returns what is in it. The module's docstring says in which order."""
+    """Write the merged file; returns what is in it. The module's docstring says in which order.
+
+    Args:
+        allow_missing: weak images without a record enter without labels; else they are an error.
+
+    Raises:
+        ValueError: an input cannot be used; it names the file and the entry.
+    """
     strong = CocoFile(strong_path)
     if weak_path:
         weak = CocoFile(weak_path)
@@ -169,5 +191,7 @@ def merge_labels(
         records = tqdm(read_records(records_path), "records", unit="image")
         for annotation in pseudo_annotations(records, weak_images, strong, min_score, counts):
             writer.add({"id": writer.count + 1} | annotation)
+        if not allow_missing:
+            refuse_missing_records(records_path, counts.records, weak_images)
         writer.close()
     return counts

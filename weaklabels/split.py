@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from weaklabels.coco import CocoFile, CocoWriter
 from weaklabels.files import atomic_text
+from weaklabels.locks import output_lock
 from weaklabels.masks import check_segmentation
 from weaklabels.points import checked_point, mask_point, point_rule
 
@@ -200,6 +201,7 @@ def _open_part(
         header = {key: header[key] for key in WEAK_SECTIONS if key in header}
         images = [{key: i[key] for key in WEAK_IMAGE_KEYS if key in i} for i in images]
     path = out / f"{source.path.stem}_{split.name}_{kind}.json"
+    stack.enter_context(output_lock(path))
     handle = stack.enter_context(atomic_text(path))
     return CocoWriter(handle, header | {"images": images})
 

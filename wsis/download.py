@@ -10,6 +10,7 @@ import gdown
 import requests
 from gdown.exceptions import DownloadError
 
+from weaklabels.locks import output_lock
 from wsis.released import verify
 
 
@@ -18,10 +19,15 @@ def download(url: str, path: Path, kind: str) -> str:
 
     Raises:
         OSError: it could not be fetched; what has arrived is kept for the next try.
-        ValueError: it arrived, but is not what it should be; it is kept as `<name>.broken`.
+        ValueError: it arrived, but is not what it should be; it is kept as `<name>.broken`. Or
+            another process downloads it.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with output_lock(path):
+        return _download(url, path, kind)
+
+
+def _download(url: str, path: Path, kind: str) -> str:
+    partial = path.with_name(f"{path.name}.partial")  # kept between runs, which resume it
     try:
         fetched = gdown.download(url, str(partial), resume=True)
     except (DownloadError, requests.RequestException) as error:

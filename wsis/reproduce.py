@@ -21,12 +21,12 @@ from detectron2.evaluation.coco_evaluation import RESULTS_FILE
 from detectron2.modeling import meta_architecture
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images
-from weaklabels.files import atomic_text, read_json, write_json
+from weaklabels.files import atomic_bytes, atomic_text, read_json, write_json
 from wsis.config import load_config
 from wsis.launcher import Job, launch
 from wsis.released import CONFIGS, read_releases, released_path, verify
 from wsis.trained_model import load_trained
-from wsis.training import PROMPTED_TASK, Trainer, TrainingSettings, setup
+from wsis.training import PROMPTED_TASK, Trainer, TrainingSettings, prepared
 
 STAGES = ("teacher", "pseudo_labels", "student")
 SPLITS = {"val2017": "coco_2017_val", "test-dev": "coco_2017_test-dev"}
@@ -170,8 +170,8 @@ def test_dataset(settings: TrainingSettings, split: str) -> str:
 
 def evaluate(settings: TrainingSettings) -> dict[str, Any]:
     """Evaluate in this process of a job: the mode, and the figures where there are any."""
-    cfg = setup(settings)
-    results = Trainer.test(cfg, load_trained(cfg))
+    with prepared(settings) as cfg:
+        results = Trainer.test(cfg, load_trained(cfg))
     figures = results.get("segm", results.get(f"{PROMPTED_TASK}segm"))
     plain = f"detector AP: prompt={cfg.MODEL.SOLOV2.PROMPT}, scores of the network"
     return {
@@ -227,10 +227,8 @@ def write_upload(settings: ReproduceSettings, predictions: Path) -> Path:
     with atomic_text(path) as file:
         json.dump(results, file)
     archive = path.with_suffix(".zip")
-    partial = archive.with_name(f".{archive.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with atomic_bytes(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.write(path, path.name)
-    partial.replace(archive)
     print(
         f"{archive}: {len(results)} masks, for COCO's evaluation server (segmentation, test-dev; "
         "see https://cocodataset.org/#upload)"

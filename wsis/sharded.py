@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.utils import comm
+from weaklabels.locks import job_lock
 from weaklabels.shards import MergeReport, RecordShards, ShardWriter
 
 
@@ -51,8 +52,16 @@ def write_sharded(
         the report in the first process, None in the others.
 
     Raises:
-        ValueError: there are parts that were made with other settings.
+        ValueError: there are parts that were made with other settings, or another job writes the
+            output.
     """
+    with job_lock(shards.output, comm.is_main_process(), comm.all_gather):
+        return _write_sharded(shards, work, visit)
+
+
+def _write_sharded(
+    shards: RecordShards, work: Work, visit: Callable[[dict[str, Any]], object] | None
+) -> ShardReport | None:
     finished = _finished_ids(shards)
     with shards.writer(comm.get_rank(), comm.get_world_size()) as writer:
         share = work(finished, writer)

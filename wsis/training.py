@@ -7,7 +7,8 @@ ends with the weights of an uninterrupted one.
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from detectron2.modeling import meta_architecture
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from weaklabels.files import atomic_text, read_json
+from weaklabels.locks import job_lock
 from wsis.config import load_config
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labeled points
@@ -205,8 +207,23 @@ class TrainingSettings:
     num_gpus: int = 1
 
 
-def setup(settings: TrainingSettings) -> CfgNode:
-    """The frozen config of this run; logs, seeds and OUTPUT_DIR are ready afterwards."""
+@contextmanager
+def prepared(settings: TrainingSettings) -> Iterator[CfgNode]:
+    """The frozen config of this run; logs, seeds and OUTPUT_DIR are ready, the last one locked."""
+    cfg, notes = read_config(settings)
+    with job_lock(cfg.OUTPUT_DIR, comm.is_main_process(), comm.all_gather):
+        default_setup(cfg, settings)
+        logger = logging.getLogger("detectron2.train_net")
+        for note in notes:
+            logger.warning(note)
+        mode = meta_architecture(cfg).evaluation_mode(cfg)
+        if mode:
+            logger.info("Evaluation mode: %s", mode)
+        yield cfg
+
+
+def read_config(settings: TrainingSettings) -> tuple[CfgNode, list[str]]:
+    """The frozen config of a run, its datasets registered, and lines for the log."""
     cfg = load_config(settings.config_file, settings.overrides, num_gpus=settings.num_gpus)
     if cfg.TEST.AUG.ENABLED:
         meta_architecture(cfg).check_tta(cfg)
@@ -214,24 +231,17 @@ def setup(settings: TrainingSettings) -> CfgNode:
         cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
     notes = adapt_num_classes(cfg, settings.eval_only)
     cfg.freeze()
-    default_setup(cfg, settings)
-    logger = logging.getLogger("detectron2.train_net")
-    for note in notes:
-        logger.warning(note)
-    mode = meta_architecture(cfg).evaluation_mode(cfg)
-    if mode:
-        logger.info("Evaluation mode: %s", mode)
-    return cfg
+    return cfg, notes
 
 
 def train(settings: TrainingSettings) -> dict[str, Any] | None:
     """Train or evaluate in this process of a job; the results of the last evaluation, if any."""
-    cfg = setup(settings)
-    if settings.eval_only:
-        return evaluate(cfg, resume=settings.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=settings.resume)
-    return trainer.train()
+    with prepared(settings) as cfg:
+        if settings.eval_only:
+            return evaluate(cfg, resume=settings.resume)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=settings.resume)
+        return trainer.train()
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:

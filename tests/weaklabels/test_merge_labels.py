@@ -88,7 +88,8 @@ def slow_merge(strong, weak, records, min_score):
 def test_equals_a_merge_in_memory(files, tmp_path, min_score):
     strong, weak, path, records = files
     out = tmp_path / "out" / "sw.json"
-    assert merge(strong, path, out, "--weak-json", weak, "--min-score", min_score) == 0
+    words = ("--weak-json", weak, "--min-score", min_score, "--allow-missing")
+    assert merge(strong, path, out, *words) == 0
     assert load(out) == slow_merge(load(strong), load(weak), records, min_score)
 
 
@@ -101,13 +102,26 @@ def test_without_a_weak_file_the_records_name_the_images(files, tmp_path):
     assert set(merged["images"][5]) == {"id", "file_name", "height", "width"}
 
 
+@pytest.mark.parametrize("kept", [0, 1, 6])
+def test_records_of_a_run_that_was_cut_off_are_refused(files, tmp_path, capsys, kept):
+    strong, weak, path, records = files
+    out = tmp_path / "sw.json"
+    out.write_text("what a run before wrote")
+    write_records(path, records[:kept])
+    assert merge(strong, path, out, "--weak-json", weak) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message and f"{kept} of the 8 weak images" in message
+    assert "--allow-missing" in message and out.read_text() == "what a run before wrote"
+
+
 def test_empty_masks_are_left_out_and_counted(files, tmp_path, capsys):
     strong, weak, path, records = files
     empty = compressed(np.zeros((HEIGHT, WIDTH), np.uint8))
     instance = {"category_id": 3, "score": 0.5, "segmentation": empty}
     records = [as_record(load(weak)["images"][0], [instance])]
     write_records(path, records)
-    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 0
+    words = ("--weak-json", weak, "--allow-missing")
+    assert merge(strong, path, tmp_path / "sw.json", *words) == 0
     assert "+ 0 pseudo labels" in capsys.readouterr().out
     assert len(load(tmp_path / "sw.json")["annotations"]) == len(load(strong)["annotations"])
 
@@ -287,5 +301,5 @@ def test_order_and_further_keys_of_categories_may_differ(files, tmp_path):
     content = load(weak)
     categories = [c | {"supercategory": "thing"} for c in reversed(content["categories"])]
     weak.write_text(json.dumps(content | {"categories": categories}))
-    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak) == 0
+    assert merge(strong, path, tmp_path / "sw.json", "--weak-json", weak, "--allow-missing") == 0
     assert load(tmp_path / "sw.json")["categories"] == load(strong)["categories"]

@@ -7,17 +7,22 @@ import json
 import os
 import sys
 
+from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils import comm
 from wsis.cli.flags import job_of
 from wsis.cli.main import make_parser
 from wsis.cli.train import settings_of
 from wsis.launcher import launch
-from wsis.training import Trainer, TrainingSettings, setup
+from wsis.training import Trainer, TrainingSettings, prepared
 
 
 def run(settings: TrainingSettings) -> None:
-    cfg = setup(settings)
+    with prepared(settings) as cfg:
+        train(cfg, settings)
+
+
+def train(cfg: CfgNode, settings: TrainingSettings) -> None:
     trainer = Trainer(cfg)
     losses = []
 

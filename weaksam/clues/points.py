@@ -6,7 +6,6 @@ middle of the top left pixel is (0, 0).
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from weaklabels.files import atomic_bytes
 
 NONE = -1  # a point without a class, head or layer
 DTYPES = {
@@ -169,16 +170,9 @@ def _check_values(path: str | Path, arrays: dict, owner: np.ndarray, meta: Any) 
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write arrays, whole or not at all."""
+    with atomic_bytes(path) as file:
+        np.savez(file, **arrays)
 
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detectron2.checkpoint.safe_files import read_torch_file, write_torch_file
+from weaklabels.files import atomic_text
 from weaklabels.tags import require_every_class
 
 from .checkpoint import classifier_content, save_classifier
@@ -280,10 +281,8 @@ class _Run:
         }
         content = classifier_content(self.model, self.train.tags.class_names)
         write_torch_file(content | {"training": training}, str(self.last))
-        lines = "".join(json.dumps(line) + "\n" for line in self.history)
-        partial = self.out / "metrics.json.partial"
-        partial.write_text(lines, encoding="utf-8")
-        partial.replace(self.out / "metrics.json")
+        with atomic_text(self.out / "metrics.json") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self.history)
 
     def result(self) -> TrainResult:
         return TrainResult(self.chosen, self._best())

@@ -13,6 +13,8 @@ from pathlib import Path
 from weaklabels.converters.bdd100k import convert_bdd100k
 from weaklabels.files import write_json
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

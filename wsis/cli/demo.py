@@ -17,6 +17,8 @@ from adet.config import get_cfg
 from wsis.cli.flags import add_config, add_flag, any_gpu
 from wsis.demo import CONFIDENCE_WITHOUT_POINTS, DemoSettings, demonstrate
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=True)

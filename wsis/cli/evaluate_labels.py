@@ -17,6 +17,8 @@ from weaklabels.evaluate import evaluate_labels, format_report, load_images, wri
 from weaklabels.files import write_json
 from wsis.cli.flags import add_flag
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

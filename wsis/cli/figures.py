@@ -24,6 +24,8 @@ PICTURES = {
     "results": lambda args: results(args.budgets),
 }
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figures", nargs="+", choices=PICTURES)

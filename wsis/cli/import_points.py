@@ -16,6 +16,8 @@ from weaklabels.files import write_json
 from weaklabels.importers.formats import READERS
 from weaklabels.importers.points import import_file
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

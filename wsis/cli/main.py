@@ -1,9 +1,10 @@
 """`wsis COMMAND`: every program under one name, and the one way in which programs end.
 
 A command is a module of `wsis.cli` with `add_arguments(parser)` and `run(args) -> exit code`; the
-first line of its docstring is its help. Programs in `tools/` call `program(COMMAND)`. Two more
-names are optional: `make_parser()`, where the parser is made elsewhere, and `RESUME`, the flag
-with which an interrupted run goes on.
+first line of its docstring is its help. Programs in `tools/` call `program(COMMAND)`. Three more
+names are optional: `make_parser()`, where the parser is made elsewhere; `RESUME`, the flag with
+which an interrupted run goes on; and `OUTPUT`, the argument that names what the command writes, and
+nobody else meanwhile. Commands of several processes lock their outputs themselves.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from weaklabels.locks import output_lock
 from wsis.errors import user_message
 
 COMMANDS = {  # name: module below wsis.cli, imported when the command is used
@@ -52,7 +55,8 @@ def program(command: str, argv: Sequence[str] | None = None) -> int:
     words = current_spelling(command, sys.argv[1:] if argv is None else argv)
     args = parse(make_parser(command, module), words)
     try:
-        return module.run(args)
+        with locked_output(module, args):
+            return module.run(args)
     except KeyboardInterrupt:
         again = resume_command(command, module, words, own_program=argv is None)
         print(f"\nwsis {command}: interrupted; to go on:\n  {again}", file=sys.stderr)
@@ -63,6 +67,12 @@ def program(command: str, argv: Sequence[str] | None = None) -> int:
             raise
         print(f"wsis {command}: {message}", file=sys.stderr)
         return USER_ERROR
+
+
+def locked_output(module: ModuleType, args: argparse.Namespace) -> AbstractContextManager:
+    """The lock of the output that a command names with `OUTPUT`."""
+    output = getattr(args, getattr(module, "OUTPUT", ""), None)
+    return nullcontext() if output is None else output_lock(output)
 
 
 def make_parser(command: str, module: ModuleType | None = None) -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ from pathlib import Path
 from weaklabels.shapes.dataset import make_shapes
 from weaklabels.shapes.scene import MAX_FORMS
 
+OUTPUT = "folder"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

@@ -4,7 +4,8 @@
         --output a_sw.json
 
 Strong annotations are kept as they are, pseudo ones follow in the records' order; ids are 1..N.
-Images are the strong ones, then the weak ones, with or without a surviving label.
+Images are the strong ones, then the weak ones, with or without a surviving label. Each weak image
+needs a record, so that the file of a run that was cut off is noticed.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import math
 
 from weaklabels.merge import merge_labels
 from wsis.cli.flags import add_flag
+
+OUTPUT = "output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=-math.inf, help="leave out pseudo labels below it"
     )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="weak images without a record enter without labels",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the merged file and tell what is in it."""
     counts = merge_labels(
-        args.annotations, args.records, args.output, args.weak_annotations, args.min_score
+        args.annotations,
+        args.records,
+        args.output,
+        args.weak_annotations,
+        args.min_score,
+        args.allow_missing,
     )
     print(
         f"{args.output}: {counts.strong_images} strong + {counts.weak_images} weak images, "

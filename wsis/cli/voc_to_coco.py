@@ -16,6 +16,8 @@ from pathlib import Path
 from weaklabels.converters.voc import convert_voc
 from weaklabels.files import write_json
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

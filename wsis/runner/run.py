@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weaklabels.files import atomic_text
+from weaklabels.locks import output_lock
 
 from .commands import python_path
 from .markers import (
@@ -38,8 +39,16 @@ def run_stages(run: Run) -> int:
     """Run what is not finished; returns how many stages that were.
 
     Raises:
-        ValueError: an input is missing or unfit, or a command failed; the message says what to do.
+        ValueError: an input is missing or unfit, a command failed, or another process runs the
+            same stages; the message says what to do.
     """
+    if run.machines.node_rank:
+        return _run_stages(run)
+    with output_lock(run.output):
+        return _run_stages(run)
+
+
+def _run_stages(run: Run) -> int:
     todo = find_states(run)
     check_given(run, todo)
     ran = 0
