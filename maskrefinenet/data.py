@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from weaklabels.image_root import image_path
 from weaklabels.masks import center_of_mass, decode_mask
 from weaklabels.pictures import read_image
 
@@ -77,7 +78,7 @@ class PairDataset(Dataset):
         pair = self.pairs[self._index(position)]
         rng = np.random.default_rng([self.seed, position])
         image_size = (pair.image.height, pair.image.width)
-        image = read_image(self.image_root / pair.image.file_name, image_size)
+        image = read_image(image_path(self.image_root, pair.image.file_name), image_size)
         prior, target, neighbour = (
             np.zeros(image_size, dtype=np.uint8) if rle is None else decode_mask(rle, *image_size)
             for rle in (pair.prior, pair.target, self._neighbour(pair, rng))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from weaklabels.image_root import image_path
 from weaklabels.masks import encode_mask, mask_fields, segmentation_rle
 from weaklabels.pictures import read_image
 from weaklabels.records import Record, rle_point
@@ -120,7 +121,7 @@ def _prepare(
             continue
         size = (record["height"], record["width"])
         try:
-            image = read_image(image_root / record["file_name"], size)
+            image = read_image(image_path(image_root, record["file_name"]), size)
         except (FileNotFoundError, ValueError) as error:
             group.unreadable[number] = str(error)
             continue

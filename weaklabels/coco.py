@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from weaklabels.files import dumps, missing_keys
+from weaklabels.files import dumps, missing_keys, read_json
+from weaklabels.image_root import check_image_name
 from weaklabels.json_stream import walk_object
 from weaklabels.masks import check_image_size, segmentation_rle
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 CATEGORY_KEYS = ("id", "name")
 ANNOTATIONS = "annotations"  # the section that is streamed
+SECTIONS = ("images", ANNOTATIONS, "categories")
 
 
 class InvalidAnnotation(ValueError):
@@ -62,23 +64,11 @@ class CocoFile:
             for name, value, is_entry in walk_object(self.path, ANNOTATIONS)
             if not is_entry
         }
-        for name in ("images", "annotations", "categories"):
-            if not isinstance(sections.get(name), list):
-                raise ValueError(
-                    f"{path}: no list {name!r}; a COCO instance file has one, [] where it is empty"
-                )
+        check_sections(sections, path)
         del sections["annotations"]
         self.header = sections
-        self.images = self._by_id("image", sections["images"])
-        self.category_ids = list(self._by_id("category", sections["categories"]))
-        required = (("image", "images", IMAGE_KEYS), ("category", "categories", CATEGORY_KEYS))
-        for kind, section, keys in required:
-            for entry in sections[section]:
-                missing = missing_keys(entry, keys)
-                if missing:
-                    raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}; add it")
-        for image in self.images.values():
-            self._check_image(image)
+        self.images = checked_images(sections["images"], path)
+        self.category_ids = list(checked_categories(sections["categories"], path))
 
     def annotations(self) -> Iterator[dict[str, Any]]:
         """Valid annotations in the file's order; each call reads the file again."""
@@ -97,17 +87,8 @@ class CocoFile:
     def reject(self, problem: str) -> None:
         """List `problem` where invalid entries are skipped, otherwise raise InvalidAnnotation."""
         if not self.skip_invalid:
-            raise InvalidAnnotation(f"{self.path}: {problem}")
+            raise InvalidAnnotation(f"{self.path}: {problem}; correct or remove it")
         self.skipped.append(problem)
-
-    def _check_image(self, image: dict[str, Any]) -> None:
-        where = f"{self.path}: image id {image['id']}"
-        if not isinstance(image["file_name"], str) or not image["file_name"]:
-            raise ValueError(f"{where}: file_name {image['file_name']!r} is not a name")
-        try:
-            check_image_size(image["height"], image["width"])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}; correct the file") from error
 
     def _problem(self, entry: Any, seen: set[int], categories: set[int]) -> str | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
@@ -122,15 +103,85 @@ class CocoFile:
             return f"{name}: category_id {category_id!r} is not among the file's categories"
         return None
 
-    def _by_id(self, kind: str, entries: list[Any]) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {}
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
-                raise ValueError(f"{self.path}: {kind} number {index} has no integer 'id'")
-            if entry["id"] in found:
-                raise ValueError(f"{self.path}: {kind} id {entry['id']} occurs twice")
-            found[entry["id"]] = entry
-        return found
+
+def read_whole(path: str | Path) -> dict[str, Any]:
+    """The content of a COCO file, all of it in memory; only its sections are checked.
+
+    `annotations` and `categories` may be absent, as in files of test images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON object with the sections of a COCO file, each of them once.
+    """
+    path = Path(path)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a COCO annotation file but a list or a value: give another")
+    check_sections({"annotations": [], "categories": [], **content}, path)
+    text = path.read_bytes()
+    if any(text.count(f'"{name}"'.encode()) > 1 for name in SECTIONS):
+        for _ in walk_object(path, ANNOTATIONS):  # a section that occurs twice is an error in it
+            pass
+    return content
+
+
+def category_names(path: str | Path) -> list[str]:
+    """Names of a COCO file's categories, in the order of their ids; errors as `CocoFile`'s."""
+    categories = checked_categories(read_whole(path).get("categories", []), path)
+    return [categories[number]["name"] for number in sorted(categories)]
+
+
+def check_sections(content: dict[str, Any], path: str | Path) -> None:
+    """Refuse a file without the lists of a COCO file, as ValueError."""
+    for name in SECTIONS:
+        if not isinstance(content.get(name), list):
+            raise ValueError(
+                f"{path}: no list {name!r}: add it, [] where it is empty, or give a COCO instance "
+                "file"
+            )
+
+
+def checked_images(entries: list[Any], path: str | Path) -> dict[int, dict[str, Any]]:
+    """Images by id, in the file's order; ValueError for one that cannot be."""
+    images = _by_id("image", entries, IMAGE_KEYS, path)
+    for image in images.values():
+        where = f"{path}: image id {image['id']}"
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            raise ValueError(f"{where}: file_name {image['file_name']!r} is not a name; correct it")
+        try:
+            check_image_name(image["file_name"])
+            check_image_size(image["height"], image["width"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct the file") from error
+    return images
+
+
+def checked_categories(entries: list[Any], path: str | Path) -> dict[int, dict[str, Any]]:
+    """Categories by id, in the file's order; ValueError for one that cannot be."""
+    categories = _by_id("category", entries, CATEGORY_KEYS, path)
+    for category in categories.values():
+        if not isinstance(category["name"], str):
+            raise ValueError(
+                f"{path}: category id {category['id']}: name {category['name']!r} is not a text; "
+                "correct it"
+            )
+    return categories
+
+
+def _by_id(
+    kind: str, entries: list[Any], keys: tuple[str, ...], path: str | Path
+) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+            raise ValueError(f"{path}: {kind} number {index} has no integer 'id'; correct it")
+        missing = missing_keys(entry, keys)
+        if missing:
+            raise ValueError(f"{path}: {kind} id {entry['id']} lacks {missing}; add it")
+        if entry["id"] in found:
+            raise ValueError(f"{path}: {kind} id {entry['id']} occurs twice; number them anew")
+        found[entry["id"]] = entry
+    return found
 
 
 @dataclass(frozen=True)

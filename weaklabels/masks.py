@@ -9,11 +9,9 @@ the mean of the indices of a mask's pixels, the point that PointWSSIS labels wit
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_utils
 
 from weaklabels.files import missing_keys
@@ -198,19 +196,6 @@ def center_of_mass(mask: np.ndarray) -> tuple[float, float] | None:
     """(x, y), the mean pixel indices of an (H, W) mask; None where it is empty."""
     runs = Runs.of(mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)))
     return runs.center_of_mass() if runs.area else None
-
-
-def image_size_hw(path: Path, where: str) -> tuple[int, int]:
-    """Height and width from an image's header; `where` says what names the image."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{where} names the image {path}, which is not there")
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise ValueError(
-            f"{where} names the image {path}, which is not readable: {error}"
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pycocotools import mask as mask_utils
 
 from weaklabels.coco import Annotations, ImageInfo
 from weaklabels.files import missing_keys, read_json
+from weaklabels.image_root import check_image_name
 from weaklabels.masks import (
     Runs,
     check_image_size,
@@ -97,6 +98,7 @@ def check_record(where: str, record: Any) -> None:
             raise ValueError(f"image_id {record['image_id']!r} is not a whole number")
         if not isinstance(record["file_name"], str):
             raise ValueError(f"file_name {record['file_name']!r} is not a name")
+        check_image_name(record["file_name"])
         check_image_size(record["height"], record["width"])
         if not isinstance(record["instances"], list):
             raise ValueError("instances are not a list")

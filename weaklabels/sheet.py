@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from weaklabels.image_root import image_path
 from weaklabels.matching import Label
 from weaklabels.pictures import read_image
 from weaklabels.statistics import ImageLabels
@@ -83,7 +84,8 @@ def draw_rows(titles: Sequence[str], rows: Sequence[SheetRow]) -> np.ndarray:
 
 def read_picture(image_root: Path, image: dict) -> np.ndarray:
     """The image of a COCO entry, (H, W, 3) uint8 BGR, of the size that the entry says."""
-    picture = read_image(image_root / image["file_name"], (image["height"], image["width"]))
+    path = image_path(image_root, image["file_name"])
+    picture = read_image(path, (image["height"], image["width"]))
     return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
 

@@ -9,19 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from weaklabels.coco import CocoFile
 from weaklabels.converters.voc import image_id as voc_image_id
 from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation
 
+from .pictures import image_size_hw
 from .tags import TaggedImage, Tags, require_every_class
 
 CSV_COLUMNS = ("image", "label")
 LABEL_SEPARATOR = ";"
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-EXIF_ORIENTATION = 0x0112
-LYING = range(5, 9)  # EXIF orientations that swap height and width
 
 
 def tags_from_voc(
@@ -198,26 +195,12 @@ def _from_files(
     index_of = {name: number for number, name in enumerate(classes, start=1)}
     images = []
     for number, (file_name, names, where) in enumerate(shown, start=1):
-        size = upright_size_hw(image_root / file_name, where)
+        size = image_size_hw(image_root / file_name, where)
         ids = tuple(sorted(index_of[name] for name in names))
         images.append(TaggedImage(number, file_name, *size, category_ids=ids))
     # Nothing tells difficult objects apart here, so their classes are in.
     tags = Tags(tuple(images), tuple(enumerate(classes, 1)), split, difficult=True, source=source)
     return _checked(tags, allow_absent)
-
-
-def upright_size_hw(path: Path, where: str) -> tuple[int, int]:
-    """Height and width from an image's header, as it is seen; `where` says what names the image."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{where} names the image {path}, which is not there")
-    try:
-        with Image.open(path) as image:
-            size = image.height, image.width
-            return size[::-1] if image.getexif().get(EXIF_ORIENTATION) in LYING else size
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(
-            f"{where} names the image {path}, which is not readable: {error}"
-        ) from None
 
 
 def _outside(where: str, name: str, classes: Sequence[str]) -> str:

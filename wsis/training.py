@@ -34,7 +34,8 @@ from detectron2.evaluation import (
 from detectron2.modeling import meta_architecture
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from weaklabels.files import atomic_text, read_json
+from weaklabels.coco import category_names
+from weaklabels.files import atomic_text
 from weaklabels.locks import job_lock
 from wsis.config import load_config
 
@@ -149,8 +150,7 @@ def class_names(dataset_name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(dataset_name)
     names = getattr(metadata, "thing_classes", None)
     if names is None and hasattr(metadata, "json_file"):
-        categories = read_json(PathManager.get_local_path(metadata.json_file))["categories"]
-        names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+        names = category_names(PathManager.get_local_path(metadata.json_file))
     return None if names is None else list(names)
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from detectron2.utils.file_io import PathManager
+from weaklabels.pictures import open_image, to_8_bit
 
 __all__ = ["convert_PIL_to_numpy", "convert_image_to_rgb", "read_image"]
 
@@ -14,19 +15,6 @@ _RGB_TO_YUV = np.array(
     [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
 )
 _YUV_TO_RGB = np.array([[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]])
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {  # how to undo each orientation, by its EXIF number
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_MAX_16_BIT = 65535
-_BYTE_SHIFT = 8
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -42,31 +30,22 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """
     try:
         with PathManager.open(file_name, "rb") as file:
-            image = Image.open(file)
-            return convert_PIL_to_numpy(_upright(image), format)
+            return convert_PIL_to_numpy(open_image(file, file_name), format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"image '{file_name}' does not exist; check the dataset's image folder (for builtin "
             "datasets, the environment variable DETECTRON2_DATASETS)"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except OSError as error:  # a folder, or a file that may not be read
         raise ValueError(
-            f"cannot read image '{file_name}': {error}. The file is damaged or not an image: "
-            "replace it, or remove it from the annotations"
+            f"cannot read image '{file_name}': {error.strerror}; replace it"
         ) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Undo the rotation or reflection that the EXIF tag records."""
-    method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION))
-    return image if method is None else image.transpose(method)
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     """The pixels of a PIL image in `format`; formats and results as in `read_image`."""
     if format is not None:
-        if image.mode.startswith("I"):
-            image = _to_8_bit(image)
+        image = to_8_bit(image)
         in_rgb = format in ("BGR", _YUV_FORMAT)
         image = image.convert("RGB" if in_rgb else format)
     array = np.asarray(image)
@@ -77,12 +56,6 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     if format == _YUV_FORMAT:
         return array / 255.0 @ _RGB_TO_YUV.T
     return array
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """The high byte of 16-bit gray values; PIL's own conversion would clip all above 255."""
-    values = np.clip(np.asarray(image), 0, _MAX_16_BIT).astype(np.uint16)
-    return Image.fromarray((values >> _BYTE_SHIFT).astype(np.uint8))
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:

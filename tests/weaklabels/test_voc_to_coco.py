@@ -165,7 +165,7 @@ def test_a_file_that_is_cut_off_is_named(voc, sbd, tmp_path, capsys):
     path = voc / "SegmentationObject" / "2007_000001.png"
     path.write_bytes(path.read_bytes()[:60])
     assert run(voc, tmp_path / "out.json") == 2
-    assert "2007_000001.png is not a whole PNG" in capsys.readouterr().err
+    assert "2007_000001.png': Truncated File Read" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named_with_its_source(voc, sbd, tmp_path, capsys):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from weaklabels.files import missing_keys, read_json
-from weaklabels.masks import image_size_hw, make_annotation, segmentation_rle
+from weaklabels.image_root import image_path
+from weaklabels.masks import make_annotation, segmentation_rle
+from weaklabels.pictures import image_size_hw, open_image
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 ALIASES = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle"}  # some releases' words
@@ -92,7 +93,7 @@ def read_polygons(
     """(file name, size, annotations) of each frame of a polygon file."""
     for frame in tqdm(read_frames(path), "frames", unit="image"):
         where = f"{path}: frame {frame['name']!r}"
-        size_hw = image_size_hw(image_root / frame["name"], where)
+        size_hw = image_size_hw(_image_path(image_root, frame["name"], where), where)
         annotations = []
         for number, label in enumerate(frame.get("labels") or ()):
             name = label.get("category")
@@ -121,12 +122,21 @@ def read_polygons(
         yield frame["name"], size_hw, annotations
 
 
+def _image_path(image_root: Path, name: Any, where: str) -> Path:
+    """The path of a frame's image; ValueError where its name leads out of the root."""
+    try:
+        return image_path(image_root, str(name))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def read_bitmask(path: Path, left_out: Counter) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """Size and annotations of one bitmask PNG: category, attributes and instance id per pixel."""
-    with Image.open(path) as image:
-        if image.mode != "RGBA":
-            raise ValueError(f"{path}: mode {image.mode}; a BDD100K bitmask is an RGBA PNG")
-        category, attributes, high, low = np.moveaxis(np.asarray(image), 2, 0)
+    with open(path, "rb") as file:
+        image = open_image(file, path)
+    if image.mode != "RGBA":
+        raise ValueError(f"{path}: mode {image.mode}; expected BDD100K's bitmask, an RGBA PNG")
+    category, attributes, high, low = np.moveaxis(np.asarray(image), 2, 0)
     instance = (high.astype(np.int64) << 8) + low
     annotations = []
     for instance_id in np.unique(instance[category > 0]):

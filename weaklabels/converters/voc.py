@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as mask_utils
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from weaklabels.masks import image_size_hw, make_annotation
+from weaklabels.masks import make_annotation
+from weaklabels.pictures import image_size_hw, open_image
 from weaklabels.voc import CLASS_NAMES, read_image_set
 
 VOID = 255  # borders and regions that VOC leaves open
@@ -39,16 +39,14 @@ def read_index_png(path: Path, where: str) -> np.ndarray:
     """The (H, W) uint8 palette indices of a PNG."""
     if not path.is_file():
         raise FileNotFoundError(f"{where} needs {path}, which is not there")
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError(
-                    f"{path}: mode {image.mode}; VOC's masks are PNGs with a palette, whose "
-                    "indices count (saving them in colors loses these)"
-                )
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a whole PNG: {error}") from error
+    with open(path, "rb") as file:
+        image = open_image(file, path)
+    if image.mode not in ("P", "L"):
+        raise ValueError(
+            f"{path}: mode {image.mode}; expected VOC's PNG with a palette, whose indices count "
+            "(saving it in colors loses these)"
+        )
+    return np.asarray(image)
 
 
 def read_voc_masks(voc: Path, name: str) -> Instances:

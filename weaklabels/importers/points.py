@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from weaklabels.coco import CocoFile
+from weaklabels.image_root import image_path
 from weaklabels.importers.formats import READERS, Findings, LabeledPoint
+from weaklabels.pictures import image_size_hw
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class ImageTable:
                 "masks or points: take its points out of the export, or its masks out of that file"
             )
         try:
-            with Image.open(self.root / name) as image:
-                width, height = ImageOps.exif_transpose(image).size
-        except (OSError, SyntaxError) as error:  # PIL raises the latter for a broken PNG
-            raise ValueError(f"{where}: cannot read {self.root / name} ({error})") from error
+            height, width = image_size_hw(image_path(self.root, name), where)
+        except ValueError as error:
+            named = str(error).startswith(where)
+            raise ValueError(str(error) if named else f"{where}: {error}") from error
         number = self.base.last_image_id + len(self.entries) + 1
         return {"id": number, "file_name": name, "height": height, "width": width}
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from detectron2.data.image_utils import read_image
 from weaklabels.files import read_json
+from weaklabels.image_root import image_path
 
 KEYS = ("id", "file_name", "height", "width")
 
@@ -44,7 +45,7 @@ def read_images(path: str | Path) -> list[ImageRecord]:
 
 def read_rgb(record: ImageRecord, root: Path) -> np.ndarray:
     """The image's pixels, uint8 RGB (H, W, 3), checked against its record."""
-    path = root / record.file_name
+    path = image_path(root, record.file_name)
     pixels = read_image(str(path), "RGB")
     if pixels.shape[:2] != record.size_hw:
         raise ValueError(

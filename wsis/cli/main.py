@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from weaklabels.image_root import outside_root_allowed
 from weaklabels.locks import output_lock
 from wsis.errors import user_message
 
@@ -55,7 +56,7 @@ def program(command: str, argv: Sequence[str] | None = None) -> int:
     words = current_spelling(command, sys.argv[1:] if argv is None else argv)
     args = parse(make_parser(command, module), words)
     try:
-        with locked_output(module, args):
+        with outside_root_allowed(args.allow_outside_root), locked_output(module, args):
             return module.run(args)
     except KeyboardInterrupt:
         again = resume_command(command, module, words, own_program=argv is None)
@@ -83,6 +84,11 @@ def make_parser(command: str, module: ModuleType | None = None) -> argparse.Argu
     else:
         parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(parser)
+    parser.add_argument(
+        "--allow-outside-root",
+        action="store_true",
+        help="also read images that lie outside the image root (a name with .., a link)",
+    )
     parser.prog, parser.description = f"wsis {command}", module.__doc__
     return parser
 

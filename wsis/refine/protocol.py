@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from weaklabels.image_root import image_path
 from weaklabels.masks import decode_mask, encode_mask, mask_fields, segmentation_rle
 from weaklabels.pictures import read_image
 from weaklabels.records import Record, instance_point
@@ -102,7 +103,8 @@ def _read(record: Record, image_root: Path) -> np.ndarray | str:
     if not record["instances"]:
         return ""
     try:
-        return read_image(image_root / record["file_name"], (record["height"], record["width"]))
+        path = image_path(image_root, record["file_name"])
+        return read_image(path, (record["height"], record["width"]))
     except (FileNotFoundError, ValueError) as error:
         return str(error)
 

@@ -6,7 +6,6 @@ of pixel i is at i). It then needs no `bbox`, `segmentation` or `area`.
 
 import contextlib
 import gc
-import json
 import logging
 import os
 from collections import defaultdict
@@ -16,8 +15,10 @@ from typing import Any
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from weaklabels.coco import checked_categories, checked_images, read_whole
+from weaklabels.files import missing_keys
+from weaklabels.image_root import check_links
 from weaklabels.masks import (
-    check_image_size,
     check_segmentation,
     drawable_polygons,
     is_finite_number,
@@ -81,7 +82,8 @@ def load_coco_json(
         points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
-    images = _images_by_id(content, json_file)
+    images = checked_images(content["images"], json_file)
+    check_links(image_root, (image["file_name"] for image in images.values()))
     category_ids = _load_categories(content, json_file, dataset_name)
     annotations_of, faults = _annotations_by_image(content, images, json_file, skip_invalid)
     keys = ("iscrowd", "bbox", "category_id", *(extra_annotation_keys or ()))
@@ -115,50 +117,20 @@ def load_coco_json(
 
 def _read_json(json_file: str) -> dict[str, Any]:
     try:
-        with PathManager.open(json_file, "r") as file:
-            content = json.load(file)
+        return read_whole(PathManager.get_local_path(json_file))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"annotation file '{json_file}' does not exist. Builtin datasets are expected in the "
             "folder that the environment variable DETECTRON2_DATASETS names (default: ./datasets)"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"annotation file '{json_file}' is not valid JSON ({error}); it may be incomplete: "
-            "download or write it again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(
-            f"'{json_file}' is not a COCO annotation file: it needs an object with the lists "
-            "'images', 'annotations' and 'categories'"
-        )
-    return content
-
-
-def _images_by_id(content: dict[str, Any], json_file: str) -> dict[Any, dict[str, Any]]:
-    images: dict[Any, dict[str, Any]] = {}
-    for number, image in enumerate(content["images"]):
-        missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
-        if missing:
-            raise ValueError(f"'{json_file}': entry {number} of 'images' has no {missing}: {image}")
-        if image["id"] in images:
-            raise ValueError(f"'{json_file}': image id {image['id']} occurs twice in 'images'")
-        try:
-            check_image_size(image["height"], image["width"])
-        except ValueError as error:
-            raise ValueError(f"'{json_file}', image id {image['id']}: {error}") from error
-        images[image["id"]] = image
-    return images
 
 
 def _load_categories(
     content: dict[str, Any], json_file: str, dataset_name: str | None
 ) -> dict[int, int] | None:
     """Contiguous index by category id; None without categories and without a dataset name."""
-    categories = sorted(content.get("categories") or [], key=lambda category: category["id"])
-    index_of = {category["id"]: index for index, category in enumerate(categories)}
-    if len(index_of) < len(categories):
-        raise ValueError(f"'{json_file}': a category id occurs twice in 'categories'")
+    categories = checked_categories(content.get("categories", []), json_file)
+    index_of = {number: index for index, number in enumerate(sorted(categories))}
     if dataset_name is None:
         return index_of or None
     if not index_of:
@@ -169,7 +141,7 @@ def _load_categories(
             "%s has category ids other than 1 to %d; they become 0, 1, ... in ascending order",
             *(json_file, len(ids)),
         )
-    names = [category["name"] for category in categories]
+    names = [categories[number]["name"] for number in index_of]
     metadata = MetadataCatalog.get(dataset_name)
     known = metadata.get("thing_classes", names)
     if known != names:
@@ -191,10 +163,13 @@ def _annotations_by_image(
     seen: set | None = None if "minival" in json_file else set()
     num_unknown_images = 0
     for number, annotation in enumerate(content.get("annotations", ())):
-        if "id" not in annotation or "image_id" not in annotation:
+        if missing_keys(annotation, ("id", "image_id")) or not all(
+            type(annotation[key]) is int for key in ("id", "image_id")
+        ):
+            name = annotation.get("id") if isinstance(annotation, dict) else None
             raise ValueError(
-                f"'{json_file}': entry {number} of 'annotations' needs 'id' and 'image_id', it has "
-                f"{sorted(annotation)}"
+                f"'{json_file}': entry {number} of 'annotations' (annotation id {name}) needs "
+                "whole numbers as 'id' and 'image_id'"
             )
         if annotation["image_id"] not in images:
             num_unknown_images += 1
@@ -251,10 +226,8 @@ class _AnnotationReader:
             if "bbox" in instance and not has_point:
                 raise ValueError("empty 'bbox': COCO's is [x, y, width, height]")
             instance.pop("bbox", None)
-        elif not isinstance(instance["bbox"], list) or not all(
-            map(is_finite_number, instance["bbox"])
-        ):
-            raise ValueError(f"'bbox' is not a list of finite numbers: {instance['bbox']}")
+        elif not _is_box(instance["bbox"]):
+            raise ValueError(f"'bbox' is not a list of 4 finite numbers: {instance['bbox']}")
         segmentation = annotation.get("segmentation")
         if segmentation:
             segmentation = _checked_segmentation(segmentation, image)
@@ -272,9 +245,13 @@ class _AnnotationReader:
     def _category(self, category_id: Any) -> Any:
         if self._index_of is None:
             return category_id
-        if category_id not in self._index_of:
+        if type(category_id) is not int or category_id not in self._index_of:
             raise ValueError(f"category_id not in 'categories': {category_id}")
         return self._index_of[category_id] if self._maps_ids else category_id
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(is_finite_number, box))
 
 
 def _checked_segmentation(segmentation: Any, image: dict[str, Any]) -> list | dict:

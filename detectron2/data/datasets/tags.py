@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+from weaklabels.image_root import check_links
 from weaklabels.tags import read_tags
 
 __all__ = ["load_tags_json", "register_tags"]
@@ -23,6 +24,7 @@ def load_tags_json(
             of that name.
     """
     tags = read_tags(json_file)
+    check_links(image_root, (image.file_name for image in tags.images))
     index_of = tags.index_of
     if dataset_name is not None:
         metadata = MetadataCatalog.get(dataset_name)
