@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from weaklabels.files import atomic_bytes
+from weaklabels.files import atomic_bytes, refuse_inflated_zip
 
 from .model import IMAGE_CHANNELS, MaskRefineNet
 
@@ -64,11 +64,15 @@ class Checkpoint:
     def build(self) -> MaskRefineNet:
         """The network with its weights."""
         model = self.config.build()
-        missing, unexpected = model.load_state_dict(self.model_state, strict=False)
+        try:
+            missing, unexpected = model.load_state_dict(self.model_state, strict=False)
+        except RuntimeError as error:  # a tensor of another shape
+            missing, unexpected = [], str(error).splitlines()[1:]
         if missing or unexpected:
             raise ValueError(
                 f"{self.path} does not fit MaskRefineNet ({self.config}): "
-                f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+                f"missing {missing[:3]}, unexpected {unexpected[:3]}; give the checkpoint of a "
+                "MaskRefineNet"
             )
         return model
 
@@ -79,6 +83,7 @@ def read_torch_file(path: str | Path) -> Any:
     Raises:
         ValueError: naming the file, if it is truncated or of another kind.
     """
+    refuse_inflated_zip(path)
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -93,16 +98,27 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours or of the reference; raises ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: no such checkpoint; download it or make it")
     content = read_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
     state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
     if "layer0.0.weight" not in state:
         raise ValueError(
-            f"{path}: its model_state has no layer0.0.weight, so it is not a MaskRefineNet"
+            f"{path}: no layer0.0.weight in model_state: give the checkpoint of a MaskRefineNet"
         )
-    config = NetworkConfig(**content["config"]) if "config" in content else _recognize(path, state)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {name} is a {type(value).__name__}; expected a tensor")
+        if value.is_floating_point() and value.isnan().any():
+            raise ValueError(
+                f"{path}: {name} holds NaN: the training diverged; use an earlier checkpoint"
+            )
+    try:
+        found = NetworkConfig(**content["config"]) if "config" in content else None
+    except TypeError as error:
+        raise ValueError(f"{path}: expected the config of MaskRefineNet: {error}") from error
+    config = found or _recognize(path, state)
     categories = tuple(content["categories"]) if "categories" in content else None
     return Checkpoint(path, config, state, categories, content)
 

@@ -129,8 +129,8 @@ def _prepare(
             category = instance["category_id"]
             if category not in classes and not refiner.model.class_agnostic:
                 raise ValueError(
-                    f"image {record['image_id']}: category {category!r} is none of the network's "
-                    f"{len(classes)}"
+                    f"image {record['image_id']} ({record['file_name']}): category {category!r} is "
+                    f"none of the network's {len(classes)}; give records of the same dataset"
                 )
             rle = segmentation_rle(instance["segmentation"], *size)
             point = tuple(instance.setdefault("point", rle_point(rle)))

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -94,6 +95,25 @@ def file_sha256(path: str | Path) -> str:
         while block := handle.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_inflated_zip(path: str | Path) -> None:
+    """ValueError where a zip file's members are compressed, as those of torch.save never are.
+
+    A small file could otherwise fill the memory.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stated = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(f"{path}: a damaged zip ({error}); make or fetch it again") from error
+    if stated > os.path.getsize(path):
+        raise ValueError(
+            f"{path}: a zip of {os.path.getsize(path)} bytes that states {stated} bytes of "
+            "content, which torch.save does not write: make or fetch it again"
+        )
 
 
 def missing_keys(entry: Any, keys: tuple[str, ...]) -> list[str]:

@@ -43,7 +43,9 @@ def pseudo_annotation(
     """
     category_id = instance["category_id"]
     if category_id not in categories:
-        raise ValueError(f"category_id {category_id!r}; the strong file has {sorted(categories)}")
+        raise ValueError(
+            f"category_id {category_id!r}; expected one of the strong file's: {sorted(categories)}"
+        )
     rle = segmentation_rle(instance["segmentation"], image["height"], image["width"])
     area = int(mask_utils.area(rle))
     if not area:
@@ -82,7 +84,8 @@ def pseudo_annotations(
             raise ValueError(f"{where}: image {image_id} has strong labels in {strong.path}")
         if image_id not in weak_images:
             raise ValueError(
-                f"{where}: image {image_id} is in neither the strong nor the weak file"
+                f"{where}: image {image_id} is in neither the strong nor the weak file; give the "
+                "records of this weak file"
             )
         image = weak_images[image_id]
         if any(record[key] != image[key] for key in ("height", "width")):

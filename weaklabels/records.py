@@ -30,6 +30,7 @@ from weaklabels.points import finite_point
 
 RECORD_KEYS = ("image_id", "file_name", "height", "width", "instances")
 INSTANCE_KEYS = ("category_id", "score", "segmentation")
+REMEDY = "correct it, or make the file again"  # what mends a record
 POINT_UNIT = 10_000  # the reference stores points as (y, x) in 1/10000 of the image size
 
 Record = dict[str, Any]
@@ -53,6 +54,8 @@ def read_records(path: str | Path, annotations: Annotations | None = None) -> It
     if path.suffix == ".json":
         yield from result_records(read_json(path), path, annotations)
     else:
+        if not path.stat().st_size:
+            raise ValueError(f"{path}: is empty: run what writes it to its end, or give another")
         yield from _unique(_read_lines(path))
 
 
@@ -83,7 +86,7 @@ def result_records(
             try:
                 yield where, _complete(item, annotations, category_ids)
             except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise ValueError(f"{where}: {_reason(error)}") from error
+                raise ValueError(f"{where}: {_reason(error)}; {REMEDY}") from error
 
     yield from _unique(records())
 
@@ -92,7 +95,7 @@ def check_record(where: str, record: Any) -> None:
     """Refuse what is not a whole record; `where` begins the message of the ValueError."""
     missing = missing_keys(record, RECORD_KEYS)
     if missing:
-        raise ValueError(f"{where}: the record lacks {missing}")
+        raise ValueError(f"{where}: the record lacks {missing}; {REMEDY}")
     try:
         if type(record["image_id"]) is not int:
             raise ValueError(f"image_id {record['image_id']!r} is not a whole number")
@@ -103,15 +106,15 @@ def check_record(where: str, record: Any) -> None:
         if not isinstance(record["instances"], list):
             raise ValueError("instances are not a list")
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}; {REMEDY}") from error
     for index, instance in enumerate(record["instances"]):
         missing = missing_keys(instance, INSTANCE_KEYS)
         if missing:
-            raise ValueError(f"{where}: instance {index} lacks {missing}")
+            raise ValueError(f"{where}: instance {index} lacks {missing}; {REMEDY}")
         try:
             _check_instance(instance, record["height"], record["width"])
         except ValueError as error:
-            raise ValueError(f"{where}: instance {index}: {error}") from error
+            raise ValueError(f"{where}: instance {index}: {error}; {REMEDY}") from error
 
 
 def _check_instance(instance: dict[str, Any], height: int, width: int) -> None:
@@ -132,8 +135,10 @@ def _read_lines(path: Path) -> Iterator[Located]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                hint = "" if line.endswith(b"\n") else "; was the run that writes it cut off?"
-                raise ValueError(f"{where}: not a json record ({error}){hint}") from error
+                hint = REMEDY
+                if not line.endswith(b"\n"):
+                    hint = "was the run that writes it cut off? Then run it again to finish it"
+                raise ValueError(f"{where}: not a json record ({error}); {hint}") from error
             check_record(where, record)
             yield where, record
 
@@ -143,7 +148,9 @@ def _unique(records: Iterator[Located]) -> Iterator[Located]:
     for where, record in records:
         image_id = record["image_id"]
         if image_id in seen:
-            raise ValueError(f"{where}: image {image_id} has a record already; one per image")
+            raise ValueError(
+                f"{where}: image {image_id} has a record already; remove one of the two"
+            )
         seen.add(image_id)
         yield where, record
 
@@ -189,10 +196,14 @@ def _from_result(
         if not 0 <= category < len(category_ids):
             raise ValueError(f"class {category}; {annotations.path} has {len(category_ids)}")
         category = category_ids[category]
+    score, box = result.get("score", 1.0), result.get("bbox", [0, 0, 1, 1])
+    if not is_finite_number(score):
+        raise ValueError(f"score {score!r} is not a finite number")
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_finite_number, box)):
+        raise ValueError(f"bbox {box!r} is not a list of 4 finite numbers")
     rle = segmentation_rle(result["segmentation"], info.height, info.width)
     point = _result_point(result, info) or rle_point(rle)
-    score = float(result.get("score", 1.0))
-    return {"category_id": category, "score": score, "point": point, **mask_fields(rle)}
+    return {"category_id": category, "score": float(score), "point": point, **mask_fields(rle)}
 
 
 def _result_point(result: dict[str, Any], info: ImageInfo) -> list[float] | None:

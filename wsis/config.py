@@ -9,6 +9,11 @@ import yaml
 from adet.config import get_cfg
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from wsis.config_checks import check_values
+
+# What merging raises for values of other types, unknown keys and bases that go in a circle.
+UNREADABLE = (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError)
+LONGEST_FAULT = 600  # characters
 
 
 def find_config(config_file: str) -> str:
@@ -31,6 +36,14 @@ def find_config(config_file: str) -> str:
         ) from error
 
 
+def _in_a_line(error: Exception) -> str:
+    """What an error says, in one line; a KeyError without its quotes."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or its _BASE_ leads back to it"
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    return text if len(text) <= LONGEST_FAULT else text[:LONGEST_FAULT] + "..."
+
+
 def load_config(
     config_file: str | None, overrides: Sequence[str] = (), *, num_gpus: int | None = None
 ) -> CfgNode:
@@ -49,14 +62,16 @@ def load_config(
         path = find_config(config_file)
         try:
             cfg.merge_from_file(path)
-        except (yaml.YAMLError, ValueError, AssertionError) as error:
-            raise ValueError(f"config file {path}: {error}") from error
+        except (yaml.YAMLError, *UNREADABLE) as error:
+            raise ValueError(f"config file {path}: {_in_a_line(error)}; correct it") from error
     try:
         cfg.merge_from_list(list(overrides))
-    except (ValueError, AssertionError, SyntaxError) as error:
-        raise ValueError(f"config overrides {' '.join(overrides)}: {error}") from error
+    except (SyntaxError, *UNREADABLE) as error:
+        text = " ".join(overrides)
+        raise ValueError(f"config overrides {text}: {_in_a_line(error)}; correct them") from error
     if num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
+    check_values(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}, but no CUDA device was found: add --num-gpus 0 "

@@ -20,6 +20,7 @@ from detectron2.checkpoint.c2_model_loading import (
 )
 from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
 from detectron2.checkpoint.safe_files import (
+    check_weights,
     plain_data,
     read_pickle_file,
     read_torch_file,
@@ -165,6 +166,7 @@ class DetectionCheckpointer(Checkpointer):
         if is_pickle and not ("model" in data and "__author__" in data):
             weights = data.get("blobs", data)
             weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
+            check_weights(weights, f)
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         if "model" not in data:
             if not data or not all(hasattr(value, "shape") for value in data.values()):
@@ -173,6 +175,7 @@ class DetectionCheckpointer(Checkpointer):
                     "'model' nor tensors only"
                 )
             data = {"model": data}
+        check_weights(data["model"], f)
         if is_torchvision_resnet(data["model"]) or is_torchvision_vgg16(data["model"]):
             data |= {"__author__": "torchvision", "matching_heuristics": True}
         return data

@@ -1,10 +1,11 @@
 """Read and write checkpoint files without running code from them.
 
 Torch files, which may also hold numpy arrays, are read by `torch.load(weights_only=True)`, pickles
-of model zoos by an unpickler that knows numpy arrays and plain containers only. Writing checks that
+of model zoos by `weaklabels.array_pickle`. Writing checks that
 the content can be read back this way.
 """
 
+import _codecs
 import collections
 import pickle
 from collections.abc import Mapping
@@ -13,67 +14,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from weaklabels.files import atomic_bytes
+from weaklabels.array_pickle import read_array_pickle
+from weaklabels.files import atomic_bytes, refuse_inflated_zip
 
-# Functions by which numpy rebuilds objects. Their module depends on the version, so ask numpy.
-_RECONSTRUCT_ARRAY = np.zeros(1).__reduce__()[0]
-_RECONSTRUCT_SCALAR = np.float64(0).__reduce__()[0]
-_RECONSTRUCT_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
-
-
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """Protocol 2 has no bytes: it stores them as text and a call of this function."""
-    if encoding != "latin1":
-        raise ValueError(f"a pickle asks for the encoding {encoding!r}; only latin1 is allowed")
-    return text.encode(encoding)
-
-
-ALLOWED_GLOBALS = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _latin1_bytes,
-    ("collections", "OrderedDict"): collections.OrderedDict,
+# Functions and types by which numpy rebuilds arrays and scalars in torch's files, which lets them
+# make no other dtypes than those listed. Their module depends on the version, so ask numpy.
+_BUILDERS = {
+    "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
 }
-for _core in ("numpy.core", "numpy._core"):
-    ALLOWED_GLOBALS[(f"{_core}.multiarray", "_reconstruct")] = _RECONSTRUCT_ARRAY
-    ALLOWED_GLOBALS[(f"{_core}.multiarray", "scalar")] = _RECONSTRUCT_SCALAR
-    ALLOWED_GLOBALS[(f"{_core}.numeric", "_frombuffer")] = _RECONSTRUCT_BUFFER
-for _builtins in ("builtins", "__builtin__"):
-    for _type in (set, frozenset, bytes, bytearray, complex):
-        ALLOWED_GLOBALS[(_builtins, _type.__name__)] = _type
-
-
 # Numpy arrays and scalars, such as a best AP, are data only.
 _NUMPY_IN_TORCH_FILES = [
-    *((value, f"{module}.{name}") for (module, name), value in ALLOWED_GLOBALS.items()),
+    *(
+        (f, f"{core}.{name}")
+        for name, f in _BUILDERS.items()
+        for core in ("numpy.core", "numpy._core")
+    ),
+    *(
+        np.ndarray,
+        np.dtype,
+        collections.OrderedDict,
+        complex,
+        bytes,
+        bytearray,
+        (_codecs.encode, "_codecs.encode"),
+    ),
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
 ]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler of numpy arrays and plain containers; any other class is an error."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED_GLOBALS[(module, name)]
-        except KeyError:
-            raise ValueError(
-                f"it holds {module}.{name}; only numpy arrays, numbers, strings and plain "
-                "containers are allowed, because other objects may run code"
-            ) from None
-
-
-def read_pickle_file(path: str) -> Any:
-    """Content of a `.pkl` file of arrays, written by Python 2 or 3."""
-    with open(path, "rb") as file:
-        try:
-            return _ArrayUnpickler(file, encoding="latin1").load()
-        except (ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"cannot read the pickle {path}: {error}") from error
+read_pickle_file = read_array_pickle
 
 
 def read_torch_file(path: str) -> Any:
     """Content of a file written by `torch.save`, with tensors on the CPU."""
+    refuse_inflated_zip(path)
     try:
         with torch.serialization.safe_globals(_NUMPY_IN_TORCH_FILES):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -83,11 +59,25 @@ def read_torch_file(path: str) -> Any:
             "written by torch.save. It was not loaded, because other objects may run code. If you "
             f"trust it, load it elsewhere and save its 'model' only. torch says: {error}"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, KeyError, AssertionError, IndexError) as error:
         raise ValueError(
             f"{path} is not a complete file of torch.save: its download or writing may have been "
-            f"cut off. torch says: {error}"
+            f"cut off; download it or make it again. torch says: {error}"
         ) from error
+
+
+def check_weights(weights: Any, path: str) -> None:
+    """Refuse a state dict that holds something else than arrays of numbers, or NaN."""
+    for name, value in weights.items() if isinstance(weights, Mapping) else [("model", weights)]:
+        if not isinstance(value, np.ndarray | torch.Tensor) or value.dtype == object:
+            raise ValueError(
+                f"{path}: {name} is a {type(value).__name__}; expected arrays of numbers"
+            )
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise ValueError(
+                f"{path}: {name} holds NaN: the training diverged; use an earlier checkpoint"
+            )
 
 
 _PLAIN_TYPES = (

@@ -27,8 +27,10 @@ class CfgNode(_CfgNode):
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Content of a YAML file, merged over the file(s) named by its `_BASE_`."""
+        if "://" in filename:
+            raise ValueError(f"config file '{filename}': a URL; download it and give its path")
         if not PathManager.isfile(filename):
-            raise FileNotFoundError(f"config file '{filename}' does not exist")
+            raise FileNotFoundError(f"config file '{filename}' does not exist; give its path")
         try:
             loaded = super().load_yaml_with_base(filename, allow_unsafe)
         except TypeError as error:  # raised where an empty file gives None
@@ -73,7 +75,7 @@ class CfgNode(_CfgNode):
         version = loaded.get("VERSION", self.VERSION)
         if version > self.VERSION:
             raise ValueError(
-                f"config file '{filename}' has VERSION {version}; this is version {self.VERSION}"
+                f"config file '{filename}' has VERSION {version}; expected {self.VERSION} at most"
             )
         if version < self.VERSION:
             raise ValueError(

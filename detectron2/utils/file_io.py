@@ -1,7 +1,9 @@
 """Open local paths, URLs, `detectron2://` and `torchvision://` names through one `PathManager`."""
 
 import os
+import re
 from typing import IO, Any
+from urllib.parse import unquote
 
 from iopath.common.file_io import (
     HTTPURLHandler,
@@ -10,6 +12,8 @@ from iopath.common.file_io import (
     get_cache_dir,
 )
 from iopath.common.file_io import PathManager as PathManagerBase
+
+from weaklabels.files import file_sha256
 
 __all__ = ["PathHandler", "PathManager"]
 
@@ -20,15 +24,32 @@ class CachedURLHandler(HTTPURLHandler):
     def _get_local_path(
         self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any
     ) -> str:
+        scheme, rest = path.split("://", 1)
+        url_path = rest.partition("/")[2]
+        if scheme != "https" or ".." in unquote(url_path).split("/"):
+            raise ValueError(f"{path}: expected an https:// URL without '..': download it by hand")
+        wanted = os.path.join(get_cache_dir(cache_dir), url_path)
+        was_there = os.path.isfile(wanted) and not force
         try:
-            return super()._get_local_path(path, force=force, cache_dir=cache_dir, **kwargs)
+            local = super()._get_local_path(path, force=force, cache_dir=cache_dir, **kwargs)
+            if not was_there:
+                _check_digest(path, local)
+            return local
         except OSError as error:
-            url_path = path.split("://", 1)[1].partition("/")[2]
-            wanted = os.path.join(get_cache_dir(cache_dir), url_path)
             raise FileNotFoundError(
                 f"could not download {path} ({error}). Without a network, fetch that URL elsewhere "
                 f"and put the file at {wanted} (the variable FVCORE_CACHE sets the folder)"
             ) from error
+
+
+def _check_digest(url: str, local: str) -> None:
+    """Remove a download whose SHA-256 is not what its name ends with, as torchvision's names do."""
+    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    if named and not file_sha256(local).startswith(named[1]):
+        os.remove(local)
+        raise ValueError(
+            f"{url}: what arrived has another SHA-256 than {named[1]}...: run it again"
+        )
 
 
 class _AliasHandler(PathHandler):

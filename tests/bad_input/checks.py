@@ -8,7 +8,8 @@ from tests.bad_input.world import World, run
 # Words that tell the reader what to do; one of them has to be in a message.
 REMEDIES = """add allowed at.least choose correct delete download expected fetch finish free give
 is.it is.the lower make move must need needs number outside-root
-raise raises remove repeat replace rotate run check set skip start take use wait""".split()
+raise raises register import remove repeat replace rotate run check
+set skip start take use wait""".split()
 REMEDY = re.compile(rf"\b({'|'.join(REMEDIES)})\b", re.IGNORECASE)
 
 

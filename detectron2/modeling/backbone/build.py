@@ -20,7 +20,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
     name = cfg.MODEL.BACKBONE.NAME
     if name not in BACKBONE_REGISTRY:
         raise KeyError(
-            f"MODEL.BACKBONE.NAME={name!r} is not registered; registered are "
+            f"MODEL.BACKBONE.NAME={name!r} is not registered; expected one of "
             f"{[n for n, _ in BACKBONE_REGISTRY]}"
         )
     backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)

@@ -281,7 +281,7 @@ def test_missing_file_says_where_to_put_it(tmp_path):
 
 def test_offline_url_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    url = "http://127.0.0.1:9/models/R-50.pkl"  # nothing listens there
+    url = "https://127.0.0.1:9/models/R-50.pkl"  # nothing listens there
     want = tmp_path / "models" / "R-50.pkl"
     with pytest.raises(FileNotFoundError, match=re.escape(str(want))):
         DetectionCheckpointer(layered_model()).load(url)
