@@ -64,6 +64,8 @@ class Schedule:
         for name in ("iterations", "batch_size", "eval_period", "checkpoint_period", "log_period"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"--lr {self.learning_rate}; expected a finite number of 0 or more")
         if self.warmup is not None and not 0 <= self.warmup <= self.iterations:
             raise ValueError(f"warmup={self.warmup}; expected 0 to {self.iterations} iterations")
 

@@ -66,6 +66,9 @@ class TrainSettings:
         for name, value in (("--noise", self.noise), ("--color-jitter", self.color_jitter)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}; expected 0 to 1")
+        for name, value, least in (("--size", self.size, 32), ("--workers", self.workers, 0)):
+            if value < least:
+                raise ValueError(f"{name} {value}; at least {least} is needed")
         if self.box_scale < 1:
             raise ValueError(f"--box-scale {self.box_scale}; at least 1 is needed")
 

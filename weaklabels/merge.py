@@ -176,6 +176,8 @@ def merge_labels(
     Raises:
         ValueError: an input cannot be used; it names the file and the entry.
     """
+    if math.isnan(min_score):
+        raise ValueError("--min-score nan: must be a number")
     strong = CocoFile(strong_path)
     if weak_path:
         weak = CocoFile(weak_path)

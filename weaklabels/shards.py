@@ -200,8 +200,9 @@ def _part_records(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for offset, line in whole_lines(part):
         try:
             record = json.loads(line)
-            record["image_id"], record["instances"]
-        except (ValueError, TypeError, KeyError) as error:
+            if type(record["image_id"]) is not int or not isinstance(record["instances"], list):
+                raise ValueError("image_id is no whole number, or instances are no list")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{part}: at byte {offset} is no record ({error!r}): the part is damaged; delete "
                 "it, and its images are made again"

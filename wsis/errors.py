@@ -24,6 +24,16 @@ FRAME = re.compile(
 # Behind the last frame, and the marks below its source: the exception's type and message.
 FINAL_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<message>.*)", re.MULTILINE | re.DOTALL)
 OF_A_FILE = re.compile(r"\[Errno \d+\] [^:]+: .+", re.DOTALL)
+SPACE = "free some space, or give an output on another disk; what was written whole is kept"
+RIGHTS = "give another place, or the right to use this one"
+PATH = "give another path"
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), RIGHTS),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), PATH),
+    errno.ENOENT: "give the path of a file that is there",
+    errno.EMFILE: "raise the limit of open files, or lower the number of workers",
+}
 FULL_DISK = re.compile(
     rf"^OSError: (?P<message>\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\] .*)", re.MULTILINE
 )
@@ -34,7 +44,7 @@ def user_message(error: BaseException) -> str | None:
     text = "".join(traceback.format_exception(error)).rstrip()
     full = FULL_DISK.search(text)  # torch reports what follows from it, for example
     if full:
-        return full["message"]
+        return with_advice(full["message"])
     frames = list(FRAME.finditer(text))
     if not frames:
         return None
@@ -43,8 +53,15 @@ def user_message(error: BaseException) -> str | None:
         return None
     message = final["message"]
     if OF_A_FILE.fullmatch(message) or _is_raised_here(frames[-1]):
-        return _unquoted(message) if final["type"] == "KeyError" else message
+        return with_advice(_unquoted(message) if final["type"] == "KeyError" else message)
     return None
+
+
+def with_advice(message: str) -> str:
+    """The message of the operating system, and what to do about it; others as they are."""
+    found = re.match(r"\[Errno (\d+)\] ", message)
+    advice = ADVICE.get(int(found[1])) if found else None
+    return f"{message}: {advice}" if advice else message
 
 
 def _is_user_type(name: str) -> bool:

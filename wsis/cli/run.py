@@ -103,8 +103,8 @@ def machines_of(environment: Mapping[str, str] = os.environ) -> Machines:
     Raises:
         PipelineError: one of several machines does not know its place among them.
     """
-    num_gpus = int(environment.get("NUM_GPUS") or torch.cuda.device_count())
-    num_nodes = int(environment.get("NNODES") or 1)
+    num_gpus = number_of(environment, "NUM_GPUS", torch.cuda.device_count())
+    num_nodes = number_of(environment, "NNODES", 1, least=1)
     if num_nodes == 1:
         return Machines(num_gpus)
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR") if not environment.get(name)]
@@ -116,7 +116,15 @@ def machines_of(environment: Mapping[str, str] = os.environ) -> Machines:
     return Machines(
         num_gpus,
         num_nodes,
-        node_rank=int(environment["NODE_RANK"]),
+        node_rank=number_of(environment, "NODE_RANK", 0),
         address=environment["MASTER_ADDR"],
-        port=int(environment.get("MASTER_PORT") or Machines.port),
+        port=number_of(environment, "MASTER_PORT", Machines.port, least=1),
     )
+
+
+def number_of(environment: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
+    """A whole number of the environment; PipelineError where the variable holds none."""
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise PipelineError(f"{name}={text}: expected a whole number of {least} or more")
+    return int(text)
