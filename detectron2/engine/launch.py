@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -39,7 +40,8 @@ def launch(
         num_gpus_per_machine: processes on each machine, one for each GPU.
         num_machines: call `launch` once on each of them, with its own `machine_rank`.
         machine_rank: from 0 to `num_machines - 1`.
-        dist_url: `tcp://host:port` of machine 0; "auto" finds a free port (one machine only).
+        dist_url: `tcp://host:port` of machine 0, where any host may connect. None or "auto", on
+            one machine: its processes meet through a file, and talk on the loopback interface only.
         timeout: longest wait in a collective operation.
         num_processes: processes on each machine when no GPU is used.
     """
@@ -66,20 +68,37 @@ def launch(
             f"{local_size} GPUs asked for, {torch.cuda.device_count()} found. To run on the CPU, "
             "add --num-gpus 0 --num-processes N"
         )
-    dist_url = _rendezvous_url(dist_url, num_machines)
     group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
+    if dist_url in (None, "auto"):
+        if num_machines > 1:
+            raise ValueError("several machines need --dist-url tcp://HOST_OF_MACHINE_0:PORT")
+        with tempfile.TemporaryDirectory(prefix="processes-") as folder:  # for this user only
+            group["init_method"] = f"file://{folder}/rendezvous"
+            _spawn(main_func, args, local_size, machine_rank, use_gpu, group)
+    else:
+        _spawn(main_func, args, local_size, machine_rank, use_gpu, group)
+
+
+def _spawn(
+    main_func: Callable[..., Any],
+    args: Sequence[Any],
+    local_size: int,
+    machine_rank: int,
+    use_gpu: bool,
+    group: dict[str, Any],
+) -> None:
     job = (main_func, args, local_size, machine_rank, use_gpu, group)
     mp.spawn(_spawned_worker, nprocs=local_size, args=job, daemon=False)
 
 
-def _rendezvous_url(dist_url: str | None, num_machines: int) -> str:
-    if dist_url not in (None, "auto"):
-        return dist_url
-    if num_machines > 1:
-        raise ValueError("several machines need --dist-url tcp://HOST_OF_MACHINE_0:PORT")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # the system picks a free port
-        return f"tcp://127.0.0.1:{sock.getsockname()[1]}"
+def _use_loopback() -> None:
+    """Let processes of one machine talk where no other machine hears or reaches them.
+
+    What they send is unpickled. The user may name another interface.
+    """
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    for backend in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", loopback)
 
 
 def _spawned_worker(
@@ -91,6 +110,8 @@ def _spawned_worker(
     use_gpu: bool,
     group: dict[str, Any],
 ) -> None:
+    if group["world_size"] == local_size:
+        _use_loopback()
     rank = machine_rank * local_size + local_rank
     _join_and_run(main_func, args, local_rank, local_size, use_gpu, rank=rank, **group)
 

@@ -24,9 +24,6 @@ from detectron2.utils.events import (
 from detectron2.utils.logger import setup_logger
 from weaklabels.files import atomic_text
 
-# The default port depends on the user, so that two users of one machine get different ports.
-_FIRST_PORT, _NUM_PORTS = 2**15 + 2**14, 2**14
-
 
 def create_ddp_model(
     model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any
@@ -88,11 +85,10 @@ Examples:
     parser.add_argument(
         "--machine-rank", type=int, default=0, help="number of this machine, from 0"
     )
-    user = os.getuid() if hasattr(os, "getuid") else 1
     parser.add_argument(
         "--dist-url",
-        default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _NUM_PORTS}",
-        help="address of machine 0, tcp://HOST:PORT; 'auto' picks a free port on one machine",
+        default="auto",
+        help="tcp://HOST:PORT of machine 0, open to any host; auto: one machine, loopback only",
     )
     parser.add_argument(
         "opts",

@@ -29,6 +29,28 @@ def test_cpu_processes_talk_through_gloo(tmp_path):
     assert (tmp_path / "out").read_text() == "3 of 2"
 
 
+def write_listening_addresses(path):
+    """Where the sockets of this process listen, as /proc tells them: hex addresses."""
+    torch.distributed.all_reduce(torch.zeros(1))
+    own = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()}
+    found = []
+    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        for line in open(table).read().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in own:
+                found.append(local.split(":")[0])
+    (path / str(comm.get_rank())).write_text(" ".join(found))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/net/tcp"), reason="Linux tells them there")
+def test_processes_of_one_machine_listen_on_loopback_alone(tmp_path):
+    launch(write_listening_addresses, 0, args=(tmp_path,), num_processes=2)
+    found = " ".join((tmp_path / str(rank)).read_text() for rank in range(2)).split()
+    loopback = {"0100007F", "00000000000000000000000001000000"}
+    assert found and set(found) <= loopback
+
+
 def write_threads(path):
     (path / str(comm.get_rank())).write_text(str(torch.get_num_threads()))
 
