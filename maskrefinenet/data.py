@@ -104,6 +104,10 @@ class PairDataset(Dataset):
             "target": torch.from_numpy(target.astype(np.int64)),
         }
 
+    def file_name(self, position: int) -> str:
+        """The image of the sample at a position."""
+        return self.pairs[self._index(position)].image.file_name
+
     def _index(self, position: int) -> int:
         """Which pair stands at a position: every epoch is a permutation of its own."""
         epoch, place = divmod(position, len(self.pairs))

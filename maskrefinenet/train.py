@@ -218,17 +218,42 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
+        statistics = [buffer.clone() for buffer in self.model.buffers()]  # of batch norms
         with torch.autocast(self.here.device.type, enabled=self.schedule.amp):
             logits = self.wrapped(batch["inputs"], batch["point"], batch["class_id"])
         loss = dice_loss(logits, batch["target"], per_column=self.schedule.per_column)
         value = loss.item()
-        if not math.isfinite(value):
-            raise ValueError(f"the loss is {value} at iteration {self.iteration}: lower --lr")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        norm = 0.0 if self.schedule.amp else self._gradient_norm()  # the scaler skips such steps
+        if not math.isfinite(value) or not math.isfinite(norm):
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            what = "gradients' norm" if math.isfinite(value) else "loss"
+            raise ValueError(self._not_finite(f"the {what} is {norm if what[0] == 'g' else value}"))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).sum().item()
+
+    def _not_finite(self, fault: str) -> str:
+        """What to tell of numbers that are not finite; writes a checkpoint that repeats the step.
+
+        Samples follow from the iteration, so that the weights are all that it needs.
+        """
+        share = self.schedule.batch_size // self.here.size
+        start = self.iteration * self.schedule.batch_size + self.here.rank * share
+        names = [self.dataset.file_name(place) for place in range(start, start + share)]
+        folder = self.out / f"nonfinite_{self.iteration:07d}"
+        save_atomically(self._resumable(), folder / "last.pth")
+        return (
+            f"{fault} at iteration {self.iteration}, images {', '.join(names)}. The same command "
+            f"with --resume --output {folder} repeats the step: lower --lr, raise --warmup, or "
+            "correct the labels of these images"
+        )
 
     def _mean_loss(self) -> float:
         mean = self.loss_sum / self.loss_count
@@ -270,8 +295,10 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint to go on from."""
-        if not self.here.is_first:
-            return
+        if self.here.is_first:
+            save_atomically(self._resumable(), self.last_path)
+
+    def _resumable(self) -> dict[str, Any]:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -279,7 +306,7 @@ class Trainer:
             "loss_count": self.loss_count,
             "training": self._identity(),
         }
-        save_atomically({**self._content(), **state}, self.last_path)
+        return {**self._content(), **state}
 
     def _metrics_path(self) -> Path:
         return self.out / "metrics.json"

@@ -58,6 +58,7 @@ def load_config(
         ValueError: a file or value that cannot be read, or a device that is not there.
     """
     cfg = get_cfg()
+    cfg.SOLVER.SKIP_NONFINITE = 0  # steps of a run that may be skipped, see `guards`
     if config_file:
         path = find_config(config_file)
         try:

@@ -38,6 +38,7 @@ from weaklabels.coco import category_names
 from weaklabels.files import atomic_text
 from weaklabels.locks import job_lock
 from wsis.config import load_config
+from wsis.guards import guard
 
 PROMPTED_TASK = "pseudo_label_"  # before the task names of results that used labeled points
 # Below OUTPUT_DIR: results without and with test-time augmentation.
@@ -240,6 +241,7 @@ def train(settings: TrainingSettings) -> dict[str, Any] | None:
         if settings.eval_only:
             return evaluate(cfg, resume=settings.resume)
         trainer = Trainer(cfg)
+        guard(trainer)
         trainer.resume_or_load(resume=settings.resume)
         return trainer.train()
 

@@ -1,5 +1,6 @@
 """Save and load a model and everything else that a training needs to continue."""
 
+import glob
 import logging
 import os
 import re
@@ -105,12 +106,26 @@ class DetectionCheckpointer(Checkpointer):
         """Load everything from the last checkpoint in `save_dir`, or the model alone from `path`.
 
         Args:
-            path: see `load`; used if `resume` is False or there is no last checkpoint.
+            path: see `load`; used if `resume` is False or there is no last checkpoint. Where that
+                one is damaged, the newest that is whole is used, and a warning says so.
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
+        paths = self._checkpoints_to_resume_from()
+        for path in paths[:-1]:
+            try:
+                return self.load(path)
+            except (ValueError, FileNotFoundError) as error:
+                logger.warning("%s. The checkpoint before it is used", error)
+        return self.load(paths[-1])
+
+    def _checkpoints_to_resume_from(self) -> list[str]:
+        """The last checkpoint, then the others of a training, the newest first."""
         last = self.get_checkpoint_file()
-        return self.load(comm.all_gather(last)[0] if self._loads_together else last)
+        others = glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))
+        others = sorted(set(others) - {last}, key=os.path.getmtime, reverse=True)
+        paths = [last, *others]
+        return comm.all_gather(paths)[0] if self._loads_together else paths
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model and checkpointables; returns the rest of the file.

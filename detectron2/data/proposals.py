@@ -8,6 +8,7 @@ import numpy as np
 
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from weaklabels.arrays import read_npz
 
 __all__ = ["load_proposals_into_dataset", "read_proposals"]
 
@@ -50,20 +51,15 @@ def read_proposals(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:
-    with PathManager.open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-        missing = [name for name in ("image_ids", "boxes", "scores") if name not in data]
-        if missing:
-            raise ValueError(
-                f"proposal file '{path}' lacks {missing}; it has {sorted(data.files)}, expected "
-                f"{_NPZ_FORMAT}"
-            )
-        mode = BoxMode(int(data["bbox_mode"])) if "bbox_mode" in data else BoxMode.XYXY_ABS
-        return (
-            data["image_ids"].reshape(-1),
-            data["boxes"].astype(np.float32),
-            data["scores"].astype(np.float32),
-            mode,
-        )
+    keys = ("image_ids", "boxes", "scores")
+    data = read_npz(PathManager.get_local_path(path), keys, f"proposals: {_NPZ_FORMAT}")
+    mode = BoxMode(int(data["bbox_mode"])) if "bbox_mode" in data else BoxMode.XYXY_ABS
+    return (
+        data["image_ids"].reshape(-1),
+        data["boxes"].astype(np.float32),
+        data["scores"].astype(np.float32),
+        mode,
+    )
 
 
 def _read_json(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:

@@ -15,6 +15,7 @@ from wsis.cli.flags import GLOSSARY, OLD_SPELLINGS, add_flag, current_spelling
 from wsis.config import find_config, load_config
 from wsis.errors import user_message
 from wsis.launcher import Job, RankError, launch
+from wsis.training import class_names
 
 
 class Missing(Dataset):
@@ -123,9 +124,9 @@ def test_a_bug_keeps_its_traceback(end, function, kind):
 
 def test_a_key_is_told_without_quotes_around_the_sentence():
     with pytest.raises(KeyError) as caught:
-        load_config("", ("MODEL.NO_SUCH_KEY", "1"))
+        class_names("no_such_dataset")
     message = user_message(caught.value)
-    assert "MODEL.NO_SUCH_KEY" in message and not message.startswith(("'", '"'))
+    assert "'no_such_dataset' is not registered" in message and not message.startswith(("'", '"'))
 
 
 @pytest.mark.slow

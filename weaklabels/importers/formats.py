@@ -6,6 +6,7 @@ what else it met in `Findings`. Sources: the tools' own documentation of their f
 
 import csv
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from weaklabels.files import missing_keys, read_json
 
 CSV_COLUMNS = ("image", "x", "y", "category")
 PERCENT = 100.0
+MAX_XML_BYTES = 4 << 30  # of an unpacked annotations.xml; a point takes about 200
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,16 @@ def cvat_root(path: Path) -> Any:
             names = [name for name in archive.namelist() if Path(name).name == "annotations.xml"]
             if len(names) != 1:
                 raise ValueError(f"{path}: holds {len(names)} annotations.xml, expected one")
-            text = archive.read(names[0])
+            size = archive.getinfo(names[0]).file_size
+            if size > MAX_XML_BYTES:
+                raise ValueError(
+                    f"{path}: {names[0]} states {size} bytes, more than {MAX_XML_BYTES}: export "
+                    "fewer images at a time"
+                )
+            try:
+                text = archive.read(names[0])
+            except (zipfile.BadZipFile, RuntimeError, zlib.error) as error:
+                raise ValueError(f"{path}: a damaged or encrypted zip ({error})") from error
     else:
         text = path.read_bytes()
     try:

@@ -6,7 +6,6 @@ middle of the top left pixel is (0, 0).
 """
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from weaklabels.arrays import read_npz as arrays_of
 from weaklabels.files import atomic_bytes
 
 NONE = -1  # a point without a class, head or layer
@@ -177,14 +177,5 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """The arrays `keys` of an .npz file; pickles in it are refused."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected .npz with {', '.join(keys)}")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            missing = [key for key in keys if key not in content]
-            arrays = {} if missing else {key: content[key] for key in keys}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
-    if missing:
-        raise ValueError(f"{path} lacks the arrays {missing}")
-    return arrays
+    arrays = arrays_of(path, keys, "clues")
+    return {key: arrays[key] for key in keys}

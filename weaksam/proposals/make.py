@@ -7,7 +7,6 @@ not on how many processes or machines made the shards.
 import hashlib
 import logging
 import multiprocessing
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from weaklabels.arrays import read_npz
 from weaklabels.files import atomic_bytes, read_json, write_json
 from weaksam.proposals.files import (
     SOURCES,
@@ -149,10 +149,10 @@ def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> dict[s
 def read_shard(path: Path) -> ImageProposals:
     """The proposals of one image."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            boxes, source, scores, dropped = (data[key] for key in SHARD_KEYS)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        data = read_npz(path, SHARD_KEYS, "a shard")
+    except ValueError as error:
         raise ValueError(f"{path} is no whole shard ({error}): delete it and run again") from error
+    boxes, source, scores, dropped = (data[key] for key in SHARD_KEYS)
     return ImageProposals(boxes, source, scores, int(dropped))
 
 

@@ -1,10 +1,11 @@
 """Read the clue points that prompt a segmenter: points.npz, rows of an image lying together."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from weaklabels.arrays import read_npz
 
 KEYS = ("ids", "offsets", "xy", "cls", "score", "head", "layer", "sizes")
 
@@ -53,17 +54,7 @@ def read_points(path: str | Path) -> PointFile:
 
 def read_arrays(path: str | Path, keys: tuple[str, ...], what: str) -> dict[str, np.ndarray]:
     """Arrays of an npz file, without pickles; an error that names it where it is no such file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected {what} (npz)")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            missing = [key for key in keys if key not in data]
-            if missing:
-                raise ValueError(f"it lacks {missing}; {what} have {list(keys)}")
-            return {key: data[key] for key in data.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return read_npz(path, keys, what)
 
 
 def check_offsets(path: str | Path, ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> int:
