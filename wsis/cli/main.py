@@ -31,6 +31,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "download": "download",
     "reproduce": "reproduce",
     "figures": "figures",
+    "doctor": "doctor",
     "gpu-check": "gpu_check",
     "benchmark": "benchmark",
     "split": "split",
