@@ -91,7 +91,7 @@ READERS = {"generate": "tiny.pth", "refine": "refiner.pth"}
 @pytest.mark.parametrize("fault", CHECKPOINTS)
 @pytest.mark.parametrize("program", READERS)
 def test_checkpoints_that_cannot_be_used(world: World, capfd, program: str, fault: str):
-    path = world.folder / READERS[program]
+    path = world.own(READERS[program])
     CHECKPOINTS[fault](path)
     refused(world, program, capfd, path.name)
     assert not (world.folder / "harm").exists()
@@ -100,7 +100,7 @@ def test_checkpoints_that_cannot_be_used(world: World, capfd, program: str, faul
 @pytest.mark.parametrize("fault", ["missing", "text", "cut off", "runs code", "NaN weights"])
 @pytest.mark.parametrize("program", ["train", "evaluate", "demo"])
 def test_checkpoints_of_the_other_programs(world: World, capfd, program: str, fault: str):
-    path = world.folder / "tiny.pth"
+    path = world.own("tiny.pth")
     CHECKPOINTS[fault](path)
     refused(world, program, capfd, path.name, words=_with_weights(world, program))
     assert not (world.folder / "harm").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,6 +153,14 @@ class World:
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
 
+    def own(self, name: str) -> Path:
+        """A checkpoint of this copy alone, which may be changed."""
+        path = self.folder / name
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        return path
+
     def edit(self, name: str, change: Callable[[Any], Any]) -> None:
         """Change the content of a JSON file in place, or replace it by what `change` returns."""
         content = self.json(name)
@@ -170,10 +179,18 @@ class World:
     def snapshot(self) -> dict[str, bytes]:
         """Content of every file but logs, which may grow."""
         return {
-            str(path.relative_to(self.folder)): path.read_bytes()
+            str(path.relative_to(self.folder)): _content(path)
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name not in ("log.txt", "config.yaml")
         }
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; of a checkpoint, which is large, its size and time."""
+    if path.suffix != ".pth":
+        return path.read_bytes()
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}".encode()
 
 
 def _train(w: World, *more: Any) -> list:
@@ -249,5 +266,7 @@ def run(program: str, words: list[str]) -> int:
 
 
 def copy_world(pristine: Path, folder: Path) -> World:
-    shutil.copytree(pristine, folder)
+    shutil.copytree(pristine, folder, ignore=shutil.ignore_patterns("*.pth"))
+    for path in pristine.glob("*.pth"):  # 50 MB: linked, see `World.own`
+        os.link(path, folder / path.name)
     return World(folder, f"bad_{abs(hash(str(folder))) % 10**12}")
