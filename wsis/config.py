@@ -9,6 +9,8 @@ import yaml
 from adet.config import get_cfg
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from weaksam import wsod as _weaksam_networks  # noqa: F401  (registers them)
+from weaksam.config import add_weaksam_config
 
 
 def find_config(config_file: str) -> str:
@@ -45,6 +47,7 @@ def load_config(
         ValueError: a file or value that cannot be read, or a device that is not there.
     """
     cfg = get_cfg()
+    add_weaksam_config(cfg)
     if config_file:
         path = find_config(config_file)
         try:

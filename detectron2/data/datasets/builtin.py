@@ -10,8 +10,14 @@ from detectron2.data.catalog import MetadataCatalog
 from .builtin_meta import bdd100k_metadata, coco_metadata
 from .coco import register_coco_instances
 from .pascal_voc import register_pascal_voc
+from .tags import register_tags
 
-__all__ = ["register_all_bdd100k", "register_all_coco", "register_all_pascal_voc"]
+__all__ = [
+    "register_all_bdd100k",
+    "register_all_coco",
+    "register_all_pascal_voc",
+    "register_all_tags",
+]
 
 _PERCENTAGES = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 _KINDS = (
@@ -44,12 +50,28 @@ _BDD100K_SPLITS = {
 
 _PASCAL_VOC_SPLITS = {
     2007: ("trainval", "train", "val", "test"),
-    2012: ("trainval", "train", "val"),
+    2012: ("trainval", "train", "val", "test"),
 }
 # Instance masks of VOC 2012, as tools/voc_to_coco.py writes them; "train_aug" includes SBD's.
 _PASCAL_VOC_MASK_SPLITS = ("train", "val", "train_aug")
 # Weakly supervised instance segmentation reports AP at these, in addition to COCO's.
 _PASCAL_VOC_MASK_IOU_THRESHOLDS = (0.25, 0.7)
+
+
+_TAG_SPLITS = {  # dataset name: (image folder, tag file)
+    f"voc_{year}_{split}_tags": (f"VOC{year}/JPEGImages", f"VOC{year}/annotations/tags_{split}")
+    for year, splits in _PASCAL_VOC_SPLITS.items()
+    for split in splits
+} | {
+    f"coco_{year}_train_tags": (f"coco/train{year}", f"coco/annotations/tags_train{year}")
+    for year in (2014, 2017)
+}
+
+
+def register_all_tags(root: str) -> None:
+    """Register the tag files that `wsis tags` wrote beside the annotations of VOC and COCO."""
+    for name, (images, json_file) in _TAG_SPLITS.items():
+        register_tags(name, {}, os.path.join(root, f"{json_file}.json"), os.path.join(root, images))
 
 
 def register_all_coco(root: str) -> None:
@@ -87,3 +109,4 @@ _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 register_all_coco(_ROOT)
 register_all_bdd100k(_ROOT)
 register_all_pascal_voc(_ROOT)
+register_all_tags(_ROOT)

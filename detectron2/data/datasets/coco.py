@@ -132,6 +132,12 @@ def _read_json(json_file: str) -> dict[str, Any]:
             f"'{json_file}' is not a COCO annotation file: it needs an object with the lists "
             "'images', 'annotations' and 'categories'"
         )
+    if "annotations" not in content and any("category_ids" in i for i in content["images"]):
+        raise ValueError(
+            f"'{json_file}' is a tag file: it says what an image shows and not where. Networks "
+            "that learn from tags train on it (MODEL.META_ARCHITECTURE WeakRCNN); all others, and "
+            "evaluation, need an annotation file"
+        )
     return content
 
 

@@ -18,11 +18,14 @@ class MetaArchitecture:
             the network never reads any.
         supervision: what training reads of a dataset: "instances" (boxes, masks), or "tags" (the
             classes of an image) only.
+        adversary: a part of the network that is trained to raise the loss, with an optimizer of its
+            own; None if there is none.
     """
 
     num_classes_key: ClassVar[str | None] = None
     prompt_key: ClassVar[str | None] = None
     supervision: ClassVar[str] = "instances"
+    adversary: nn.Module | None = None
 
     @classmethod
     def num_classes(cls, cfg: CfgNode) -> int | None:
