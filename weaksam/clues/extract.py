@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .peaks import PeakSettings, find_peaks, normalize_map
 from .points import DTYPES, PointFile, Points, write_points
 from .train import pick_device
 
+SOURCES = ("coarse", "fine", "cross")
 LAYERS = tuple(range(5, 13))
 RELEASED_LAYERS = (9, 10)  # what upstream's published code reads; the paper has all layers
 LABELS = ("given", "predicted")
@@ -35,14 +36,15 @@ class PointSettings:
     """How points are found.
 
     sources: of "coarse" (class maps), "fine" (refined by attention between patches) and "cross"
-        (attention of class tokens, a map for each head and layer).
+        (attention of class tokens, a map for each head and layer); None: all that the classifier
+        has.
     scales: of the image, in the order of passes; each is followed by its mirror image with `flip`.
     layers: whose attention "cross" takes, from 1.
     labels: "given" searches for an image's tags; "predicted" for what the first pass finds in it.
     allow_gt_labels: take given tags also on an evaluation split, where they are the answer.
     """
 
-    sources: tuple[str, ...] = ("coarse", "fine", "cross")
+    sources: tuple[str, ...] | None = None
     scales: tuple[float, ...] = (1.0, 0.8, 1.2)
     flip: bool = True
     peaks: PeakSettings = field(default_factory=PeakSettings)
@@ -52,12 +54,15 @@ class PointSettings:
     allow_gt_labels: bool = False
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.sources) - {"coarse", "fine", "cross"})
-        if unknown or not self.sources or not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"sources={self.sources}, scales={self.scales}: not usable")
+        known = self.sources is None or bool(self.sources) and set(self.sources) <= set(SOURCES)
+        if not known or not self.scales or min(self.scales) <= 0:
+            raise ValueError(
+                f"sources={self.sources}, scales={self.scales}; expected some of {SOURCES} and "
+                "numbers above 0"
+            )
         if self.labels not in LABELS:
             raise ValueError(f"labels={self.labels!r}; expected one of {LABELS}")
-        if "cross" in self.sources and not self.layers:
+        if not self.layers:
             raise ValueError("the source 'cross' needs at least one layer")
 
 
@@ -75,6 +80,8 @@ def extract_points(
     all are there, so that a run which was killed goes on. A run with other settings, weights or
     tags in the same folder is refused.
     """
+    if settings.sources is None:
+        settings = replace(settings, sources=classifier.sources)
     _check(classifier, dataset, settings)
     out = Path(out)
     finals = {source: out / f"points_{source}.npz" for source in settings.sources}
