@@ -29,6 +29,8 @@ GLOSSARY = {
     "--annotations": Flag(Path, "FILE", "COCO annotation file"),
     "--weak-annotations": Flag(Path, "FILE", "COCO file with the points of the weak images"),
     "--tags": Flag(Path, "FILE", "tag file: which classes each image shows"),
+    "--val-tags": Flag(Path, "FILE", "tag file of the validation images"),
+    "--val-image-root": Flag(Path, "FOLDER", "folder of the validation images"),
     "--records": Flag(Path, "FILE", "prediction records (.jsonl)"),
     "--image-root": Flag(Path, "FOLDER", "folder that the file names of images are relative to"),
     "--output": Flag(Path, "PATH", "file or folder to write"),
