@@ -1,8 +1,8 @@
 """Points where a classifier sees classes: maps of several scales and flips, summed, then peaks."""
 
-import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from weaklabels.tags import read_json, write_json
+from detectron2.utils import comm
+from weaksam.image_shards import as_json, claim, make_shards
+from weaksam.npz import read_npz, write_npz
+from weaksam.skipped import write_skipped
 
 from .checkpoint import weights_digest
 from .classifier import Classifier, ClueMaps
 from .data import TaggedDataset, read_rgb, to_tensor
 from .peaks import PeakSettings, find_peaks, normalize_map
-from .points import DTYPES, PointFile, Points, read_npz, write_npz, write_points
-from .skipped import write_skipped
+from .points import DTYPES, PointFile, Points, write_points
 from .train import pick_device
 
+SOURCES = ("coarse", "fine", "cross")
 LAYERS = tuple(range(5, 13))
 RELEASED_LAYERS = (9, 10)  # what upstream's published code reads; the paper has all layers
 LABELS = ("given", "predicted")
@@ -34,14 +36,15 @@ class PointSettings:
     """How points are found.
 
     sources: of "coarse" (class maps), "fine" (refined by attention between patches) and "cross"
-        (attention of class tokens, a map for each head and layer).
+        (attention of class tokens, a map for each head and layer); None: all that the classifier
+        has.
     scales: of the image, in the order of passes; each is followed by its mirror image with `flip`.
     layers: whose attention "cross" takes, from 1.
     labels: "given" searches for an image's tags; "predicted" for what the first pass finds in it.
     allow_gt_labels: take given tags also on an evaluation split, where they are the answer.
     """
 
-    sources: tuple[str, ...] = ("coarse", "fine", "cross")
+    sources: tuple[str, ...] | None = None
     scales: tuple[float, ...] = (1.0, 0.8, 1.2)
     flip: bool = True
     peaks: PeakSettings = field(default_factory=PeakSettings)
@@ -51,12 +54,15 @@ class PointSettings:
     allow_gt_labels: bool = False
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.sources) - {"coarse", "fine", "cross"})
-        if unknown or not self.sources or not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"sources={self.sources}, scales={self.scales}: not usable")
+        known = self.sources is None or bool(self.sources) and set(self.sources) <= set(SOURCES)
+        if not known or not self.scales or min(self.scales) <= 0:
+            raise ValueError(
+                f"sources={self.sources}, scales={self.scales}; expected some of {SOURCES} and "
+                "numbers above 0"
+            )
         if self.labels not in LABELS:
             raise ValueError(f"labels={self.labels!r}; expected one of {LABELS}")
-        if "cross" in self.sources and not self.layers:
+        if not self.layers:
             raise ValueError("the source 'cross' needs at least one layer")
 
 
@@ -70,25 +76,33 @@ def extract_points(
 ) -> dict[str, Path]:
     """Write OUT/points_SOURCE.npz for each source, and the images without a point beside it.
 
-    Each image is a shard of its own until all are there, so that a run which was killed goes on. A
-    run with other settings, weights or tags in the same folder is refused.
+    Every process of a job calls it with the same arguments. Each image is a shard of its own until
+    all are there, so that a run which was killed goes on. A run with other settings, weights or
+    tags in the same folder is refused.
     """
+    if settings.sources is None:
+        settings = replace(settings, sources=classifier.sources)
     _check(classifier, dataset, settings)
     out = Path(out)
     finals = {source: out / f"points_{source}.npz" for source in settings.sources}
-    _claim(out / "manifest.json", _identity(classifier, dataset, settings))
-    if all(path.is_file() for path in finals.values()):
+    manifest, folder = out / "manifest.json", out / "shards"
+    if foreign := [path for path in finals.values() if path.exists() and not manifest.exists()]:
+        raise ValueError(f"{foreign[0]} is there and not of this run; give another output")
+    claim(manifest, _identity(classifier, dataset, settings), "points")
+    if all(path.is_file() for path in finals.values()) and not folder.exists():
         return finals
     classifier = classifier.to(pick_device(device)).eval()
-    shards = [out / "shards" / f"{entry['image_id']}.npz" for entry in dataset.dicts]
-    for entry, shard in zip(tqdm(dataset.dicts, "points", unit="image"), shards, strict=True):
-        if not shard.is_file():
-            _write_shard(shard, *image_points(classifier, entry, settings))
-    for source, path in finals.items():
-        _merge(source, path, shards, dataset, settings)
-    for shard in shards:
-        shard.unlink()
-    (out / "shards").rmdir()
+    shards = [folder / f"{entry['image_id']}.npz" for entry in dataset.dicts]
+
+    def make(index: int) -> None:
+        _write_shard(shards[index], *image_points(classifier, dataset.dicts[index], settings))
+
+    make_shards(shards, make, "points")
+    if comm.is_main_process():
+        for source, path in finals.items():
+            _merge(source, path, shards, dataset, settings)
+        shutil.rmtree(folder)
+    comm.synchronize()
     return finals
 
 
@@ -199,20 +213,7 @@ def _identity(
         "weights": weights_digest(classifier.state_dict()),
         "images": images if settings.labels == "given" else list(images),
     }
-    return json.loads(json.dumps(content))
-
-
-def _claim(manifest: Path, identity: dict[str, Any]) -> None:
-    """Say in a folder what it is for, or refuse it if it is for something else."""
-    if not manifest.is_file():
-        write_json(manifest, identity)
-        return
-    known = read_json(manifest)
-    if changed := [key for key, value in identity.items() if known.get(key) != value]:
-        raise ValueError(
-            f"{manifest.parent} holds points made with other {', '.join(changed)}; give another "
-            "folder, or remove it"
-        )
+    return as_json(content)
 
 
 def _write_shard(path: Path, found: dict[str, Points], reason: str) -> None:
