@@ -65,15 +65,16 @@ OLD_SPELLINGS: dict[str, dict[str, str]] = {
 SHORT_OF_JOB = "one process per GPU or, with --num-gpus 0, --num-processes on the CPU"
 
 
-def add_flag(parser: Any, name: str, **options: Any) -> argparse.Action:
+def add_flag(parser: Any, name: str, *short: str, **options: Any) -> argparse.Action:
     """Add a flag of the glossary to a parser or a group of one.
 
     Args:
+        short: further names, such as "-o".
         options: as for `add_argument`; they take the place of what the glossary says.
     """
     flag = GLOSSARY[name]
     general = {"type": flag.type, "metavar": flag.metavar, "help": flag.help}
-    return parser.add_argument(name, **(general | options))
+    return parser.add_argument(name, *short, **(general | options))
 
 
 def add_config(parser: argparse.ArgumentParser, **options: Any) -> None:
