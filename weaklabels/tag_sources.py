@@ -12,8 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from weaklabels.coco import CocoFile
-from weaklabels.converters.voc import image_id as voc_image_id
-from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation
+from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation, voc_image_id
 
 from .tags import TaggedImage, Tags, require_every_class
 

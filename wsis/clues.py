@@ -12,6 +12,7 @@ from weaksam.clues import (
     read_points,
     train_classifier,
 )
+from weaksam.clues.boxes import BoxSettings, extract_boxes
 from weaksam.clues.load import classifier_for
 from weaksam.clues.networks import NetworkSettings, build_network, schedule_of
 from weaksam.clues.train import TrainResult
@@ -89,6 +90,34 @@ def find_points(settings: ClueSettings, job: Job) -> ClueReport | None:
         ValueError: an input cannot be used.
     """
     return launch(job, find_share, settings, job, timeout=SHARED_WORK_TIMEOUT)
+
+
+@dataclass(frozen=True)
+class ClueBoxSettings:
+    """One box for each class of an image. weights: see `classifier_for`.  output: COCO results."""
+
+    weights: Path
+    tags: Path
+    image_root: Path
+    output: Path
+    boxes: BoxSettings = field(default_factory=BoxSettings)
+
+
+def find_boxes(settings: ClueBoxSettings, job: Job) -> None:
+    """Write COCO results in all processes of a job; see `extract_boxes`.
+
+    Raises:
+        ValueError: an input cannot be used.
+    """
+    launch(job, find_share_of_boxes, settings, job, timeout=SHARED_WORK_TIMEOUT)
+
+
+def find_share_of_boxes(settings: ClueBoxSettings, job: Job) -> None:
+    """Find the boxes of this process's images, and in the first process write the file."""
+    dataset = TaggedDataset.load(settings.tags, settings.image_root)
+    classifier = classifier_for(settings.weights, dataset.tags)
+    device = str(device_of(job))
+    extract_boxes(classifier, dataset, settings.output, settings.boxes, device=device)
 
 
 def find_share(settings: ClueSettings, job: Job) -> ClueReport | None:

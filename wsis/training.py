@@ -67,7 +67,14 @@ class Trainer(DefaultTrainer):
         files = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
         filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty, files)
-        dataset = meta_architecture(cfg).prepare_dataset(cfg, dataset, is_train=True)
+        architecture = meta_architecture(cfg)
+        if architecture.supervision == "instances" and "image_labels" in dataset[0]:
+            raise ValueError(
+                f"DATASETS.TRAIN={cfg.DATASETS.TRAIN}: a tag file says what an image shows and not "
+                f"where, which {cfg.MODEL.META_ARCHITECTURE} needs to know: give annotations, or a "
+                "network that learns from tags (MODEL.META_ARCHITECTURE WeakRCNN)"
+            )
+        dataset = architecture.prepare_dataset(cfg, dataset, is_train=True)
         return build_detection_train_loader(cfg, dataset=dataset)
 
     @classmethod

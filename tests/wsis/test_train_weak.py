@@ -135,7 +135,7 @@ def test_a_tag_file_is_refused_by_other_networks(data, tmp_path, capsys):
         "DATASETS__TRAIN": (f"weak_test_refused={data}/tags.json:{data}/train",),
     }
     assert run(data, tmp_path, **changes) == 2
-    assert "is a tag file: it says what an image shows" in capsys.readouterr().err
+    assert "a tag file says what an image shows and not where" in capsys.readouterr().err
 
 
 def test_proposals_of_another_dataset_are_refused(data, tmp_path, capsys):

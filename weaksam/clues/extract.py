@@ -82,7 +82,7 @@ def extract_points(
     """
     if settings.sources is None:
         settings = replace(settings, sources=classifier.sources)
-    _check(classifier, dataset, settings)
+    check_search(classifier, dataset, settings)
     out = Path(out)
     finals = {source: out / f"points_{source}.npz" for source in settings.sources}
     manifest, folder = out / "manifest.json", out / "shards"
@@ -106,36 +106,58 @@ def extract_points(
     return finals
 
 
+@dataclass(frozen=True)
+class ImageMaps:
+    """What all passes over one image show.
+
+    classes: K contiguous ids that are searched for.  passes: maps of these alone, none mirrored.
+    probabilities: (K,) of the first pass.  size_hw: of the image.
+    reason: why there are no classes, "" where there are some.
+    """
+
+    classes: tuple[int, ...]
+    passes: tuple[ClueMaps, ...]
+    probabilities: np.ndarray
+    size_hw: tuple[int, int]
+    reason: str = ""
+
+
 def image_points(
     classifier: Classifier, entry: dict[str, Any], settings: PointSettings
 ) -> tuple[dict[str, Points], str]:
     """Points of one image by source, and why there are none at all ("" where that is not so)."""
-    classes = list(entry["image_labels"]) if settings.labels == "given" else None
-    nothing = {source: Points.joined([]) for source in settings.sources}
-    if classes == []:
-        return nothing, "no tag"
-    image = read_rgb(entry)
+    found = image_maps(classifier, entry, settings)
+    layers = settings.layers
+    points = {}
+    for source in settings.sources:
+        peaks = settings.cross_peaks if source == "cross" else settings.peaks
+        parts = []
+        for position, class_index in enumerate(found.classes):
+            for head, layer, low in _single_maps(found.passes, source, position, layers):
+                values = normalize_map(sum_at_full_size(low, found.size_hw))
+                parts.append(Points.of(*find_peaks(values, peaks), class_index, head, layer))
+        points[source] = Points.joined(parts)
+    return points, found.reason
+
+
+def image_maps(classifier: Classifier, entry: dict[str, Any], settings: PointSettings) -> ImageMaps:
+    """The maps of one image's classes: its tags, or those that the first pass finds."""
+    size_hw = entry["height"], entry["width"]
+    kept = list(entry["image_labels"]) if settings.labels == "given" else None
+    if kept == []:
+        return ImageMaps((), (), np.zeros(0), size_hw, "no tag")
     layers = settings.layers if "cross" in settings.sources else ()
     passes: list[ClueMaps] = []
-    kept: Sequence[int] | None = classes
-    for pixels, mirrored in scaled_passes(image, settings):
+    for pixels, mirrored in scaled_passes(read_rgb(entry), settings):
         maps = classifier.maps(pixels.to(classifier.pixel_mean.device), layers, kept)
         if kept is None:  # the first pass decides for the others
             kept = classifier.predicted(maps.logits)[0].nonzero().flatten().tolist()
             if not kept:
-                return nothing, "no class predicted"
+                return ImageMaps((), (), np.zeros(0), size_hw, "no class predicted")
             maps = _of_classes(maps, kept)
         passes.append(_mirrored(maps) if mirrored else maps)
-    found = {}
-    for source in settings.sources:
-        peaks = settings.cross_peaks if source == "cross" else settings.peaks
-        parts = []
-        for position, class_index in enumerate(kept):
-            for head, layer, low in _single_maps(passes, source, position, layers):
-                values = normalize_map(sum_at_full_size(low, image.shape[:2]))
-                parts.append(Points.of(*find_peaks(values, peaks), class_index, head, layer))
-        found[source] = Points.joined(parts)
-    return found, ""
+    probabilities = classifier.probabilities(passes[0].logits)[0, kept].cpu().numpy()
+    return ImageMaps(tuple(kept), tuple(passes), probabilities, size_hw)
 
 
 def scaled_passes(image: np.ndarray, settings: PointSettings):
@@ -159,7 +181,7 @@ def sum_at_full_size(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> np.nda
     return total.numpy()
 
 
-def _single_maps(passes: list[ClueMaps], source: str, position: int, layers: Sequence[int]):
+def _single_maps(passes: Sequence[ClueMaps], source: str, position: int, layers: Sequence[int]):
     """(head, layer, its small maps in all passes) of one class; head and layer -1 without them."""
     if source != "cross":
         yield -1, -1, [getattr(maps, source)[0, position] for maps in passes]
@@ -181,7 +203,7 @@ def _mirrored(maps: ClueMaps) -> ClueMaps:
     return ClueMaps(maps.logits, maps.coarse.flip(-1), fine, cross)
 
 
-def _check(classifier: Classifier, dataset: TaggedDataset, settings: PointSettings) -> None:
+def check_search(classifier: Classifier, dataset: TaggedDataset, settings: PointSettings) -> None:
     tags = dataset.tags
     if dataset.num_classes != classifier.num_classes:
         raise ValueError(

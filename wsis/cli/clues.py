@@ -20,14 +20,17 @@ from weaksam.clues import (
     PointSettings,
     cluster_points,
 )
+from weaksam.clues.boxes import BoxSettings
 from weaksam.clues.cam import LOSSES
 from weaksam.clues.extract import LABELS, SOURCES
 from weaksam.clues.networks import NETWORKS, NetworkSettings, schedule_of
 from wsis.cli.flags import add_flag, add_job, any_gpu, job_of
 from wsis.clues import (
     ClassifierSettings,
+    ClueBoxSettings,
     ClueReport,
     ClueSettings,
+    find_boxes,
     find_points,
     train_tag_classifier,
 )
@@ -38,7 +41,7 @@ SCHEDULE = ("epochs", "batch_size", "learning_rate", "size", "seed", "workers")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below this one."""
-    commands = parser.add_subparsers(dest="step", metavar="train|points|cluster", required=True)
+    commands = parser.add_subparsers(dest="step", metavar="|".join(STEPS), required=True)
     for name, (add, function) in STEPS.items():
         add(commands.add_parser(name, help=function.__doc__))
 
@@ -105,18 +108,7 @@ def add_points(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--tags", required=True, help="tag file; its images are searched")
     add_flag(parser, "--image-root", required=True)
     add_flag(parser, "--output", required=True, help="folder: points_SOURCE.npz")
-    parser.add_argument(
-        "--labels",
-        choices=LABELS,
-        default=usual.labels,
-        help="search for an image's tags, or for the classes that the network finds "
-        f"(default: {usual.labels})",
-    )
-    parser.add_argument(
-        "--allow-gt-labels",
-        action="store_true",
-        help="use given tags on a split for evaluation, too; the files say so",
-    )
+    add_labels(parser)
     parser.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="maps (default: all of the classifier)"
     )
@@ -138,6 +130,22 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=usual.peaks.threshold, help="(default: 0.9)"
     )
     add_job(parser, num_gpus=any_gpu())
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    default = PointSettings.labels
+    parser.add_argument(
+        "--labels",
+        choices=LABELS,
+        default=default,
+        help="search for an image's tags, or for the classes that the network finds "
+        f"(default: {default})",
+    )
+    parser.add_argument(
+        "--allow-gt-labels",
+        action="store_true",
+        help="use given tags on a split for evaluation, too; the files say so",
+    )
 
 
 def points(args: argparse.Namespace) -> int:
@@ -171,6 +179,38 @@ def print_report(report: ClueReport) -> None:
             f"{path}: {mean:.2f} points an image; {report.without[source]} of {report.images} "
             "images have none"
         )
+
+
+def add_boxes(parser: argparse.ArgumentParser) -> None:
+    usual = BoxSettings()
+    add_flag(parser, "--weights", required=True, help="classifier.pth of `train`, or a WeakTr file")
+    add_flag(parser, "--tags", required=True, help="tag file; its images are searched")
+    add_flag(parser, "--image-root", required=True)
+    add_flag(parser, "--output", required=True, help="COCO results (.json)")
+    add_labels(parser)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=usual.threshold,
+        help=f"share of a map's range that belongs to the object (default: {usual.threshold})",
+    )
+    add_job(parser, num_gpus=any_gpu())
+
+
+def boxes(args: argparse.Namespace) -> int:
+    """Put one box around what each class map shows: a baseline without a detector."""
+    maps = PointSettings(
+        sources=("coarse",), labels=args.labels, allow_gt_labels=args.allow_gt_labels
+    )
+    settings = ClueBoxSettings(
+        weights=args.weights,
+        tags=args.tags,
+        image_root=args.image_root,
+        output=args.output,
+        boxes=BoxSettings(maps, args.threshold),
+    )
+    find_boxes(settings, job_of(args))
+    return 0
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -215,4 +255,5 @@ STEPS = {
     "train": (add_train, train),
     "points": (add_points, points),
     "cluster": (add_cluster, cluster),
+    "boxes": (add_boxes, boxes),
 }

@@ -32,6 +32,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "split": "split",
     "merge": "merge",
     "evaluate-labels": "evaluate_labels",
+    "evaluate-detections": "evaluate_detections",
     "pseudo-boxes": "pseudo_boxes",
     "import-points": "import_points",
     "convert-bdd100k": "convert_bdd100k",

@@ -16,7 +16,7 @@ import torch
 
 from wsis.runner import FlagValue, Machines, PipelineError, Run, dry_run, run_stages, set_aside
 
-RECIPES = {"pointwssis": "pointwssis"}  # name: module below wsis.cli
+RECIPES = {"pointwssis": "pointwssis", "weaksam": "weaksam"}  # name: module below wsis.cli
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from weaklabels.masks import (
 from weaklabels.points import checked_point
 
 from .coco_writer import convert_to_coco_dict, convert_to_coco_json
+from .tags import load_tags_json
 
 __all__ = [
     "convert_to_coco_dict",
@@ -67,6 +68,8 @@ def load_coco_json(
     and `annotations`. These have the keys `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
     `segmentation` (RLEs compressed) and `point` that the file has.
 
+    A tag file gives dicts with `image_labels` and without `annotations`, see `load_tags_json`.
+
     Polygons of fewer than three corners are left out. So are instances that lose all polygons and
     have no point; a warning counts them.
 
@@ -81,6 +84,8 @@ def load_coco_json(
         points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
+    if "annotations" not in content and any("category_ids" in i for i in content["images"]):
+        return load_tags_json(json_file, image_root, dataset_name)
     images = _images_by_id(content, json_file)
     category_ids = _load_categories(content, json_file, dataset_name)
     annotations_of, faults = _annotations_by_image(content, images, json_file, skip_invalid)
@@ -131,12 +136,6 @@ def _read_json(json_file: str) -> dict[str, Any]:
         raise ValueError(
             f"'{json_file}' is not a COCO annotation file: it needs an object with the lists "
             "'images', 'annotations' and 'categories'"
-        )
-    if "annotations" not in content and any("category_ids" in i for i in content["images"]):
-        raise ValueError(
-            f"'{json_file}' is a tag file: it says what an image shows and not where. Networks "
-            "that learn from tags train on it (MODEL.META_ARCHITECTURE WeakRCNN); all others, and "
-            "evaluation, need an annotation file"
         )
     return content
 
