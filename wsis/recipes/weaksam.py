@@ -12,8 +12,8 @@ from wsis.config import load_config
 from wsis.recipes import given
 from wsis.recipes.plan import FINAL_MODEL
 from wsis.recipes.pointwssis import RESULTS, SUMMARY, shipped_config
-from wsis.recipes.weaksam_plan import STAGES, WeakPlan, datasets
-from wsis.runner import Check, Command, FlagValue, Launch, Run, Stage
+from wsis.recipes.weaksam_plan import STAGES, WeakPlan, datasets, how_to_get_segmenter
+from wsis.runner import Check, Command, FlagValue, Launch, PipelineError, Run, Stage
 from wsis.training import AUGMENTED_FOLDER
 
 
@@ -24,8 +24,29 @@ def tag_stage(plan: WeakPlan, name: str, part: str, **flags: FlagValue) -> Stage
     what = f"which classes the images for {name} show"
     check = Check(given.check_tags)
     return Stage(
-        f"tags_{name}", what, command, plan.source.reads, (output,), checks={output: check}
+        f"tags_{name}",
+        what,
+        command,
+        needs=plan.source.reads,
+        makes=(output,),
+        before=(partial(check_pretrained, plan),),
+        checks={output: check},
     )
+
+
+def check_pretrained(plan: WeakPlan) -> None:
+    """What later stages take from elsewhere is there: weights of the segmenter, of the backbone."""
+    path, last = plan.segmenter_file, STAGES.index(plan.until)
+    if last >= STAGES.index("proposals") and path and not path.is_file():
+        raise PipelineError(f"{path} is missing: {how_to_get_segmenter(path)}")
+    if last < STAGES.index("wsod") or "MODEL.WEIGHTS" in plan.overrides:
+        return
+    if not load_config(shipped_config(plan.config), num_gpus=0).MODEL.WEIGHTS:
+        raise PipelineError(
+            f"{plan.config} names no MODEL.WEIGHTS, so the detector would begin with random ones: "
+            "add MODEL.WEIGHTS FILE with the ImageNet weights of its backbone (for VGG-16 Caffe's, "
+            "with torchvision's names), or MODEL.WEIGHTS '' to begin so"
+        )
 
 
 def tag_stages(plan: WeakPlan) -> list[Stage]:
@@ -98,6 +119,7 @@ def proposal_stage(plan: WeakPlan, part: str) -> Stage:
             points["cross"] = plan.output / f"clusters_{part}.npz"
         command = Command("proposals", ("points",), {**flags, **points, **plan.proposal_flags})
         needs += tuple(points.values())
+        needs += (plan.segmenter_file,) if plan.segmenter_file else ()
     else:
         flags["kind"] = plan.proposals
         command = Command("proposals", ("grid",), {**flags, **plan.proposal_flags})
@@ -118,21 +140,21 @@ def recall_stage(plan: WeakPlan, files: dict[str, Path] | None = None) -> Stage:
     return Stage("recall", "recall of the proposals", command, needs, (report,), checks=checks)
 
 
-def train(plan: WeakPlan, output: Path, sets: dict[str, str], own: dict[str, str]) -> Command:
+def train(plan: WeakPlan, output: Path, sets: dict[str, str]) -> Command:
     """Training of the detector and its evaluation; --resume starts afresh without a checkpoint."""
     device = {"MODEL.DEVICE": "cpu"} if plan.machines.num_gpus == 0 else {}
     flags = {"config-file": shipped_config(plan.config), "resume": True}
-    config = {"OUTPUT_DIR": str(output), **sets, **device, **own, **plan.overrides}
+    config = {"OUTPUT_DIR": str(output), **sets, **device, **plan.overrides}
     return Command("train", flags=flags, config=config, launch=Launch.SPAWN)
 
 
-def detector_stages(plan: WeakPlan, name: str = "wsod", **own: str) -> list[Stage]:
+def detector_stages(plan: WeakPlan, name: str = "wsod") -> list[Stage]:
     """The detector with figures on the test images, its boxes on the training images, CorLoc."""
     folder, boxes = plan.output / name, plan.output / f"{name}_boxes"
-    model, summary = folder / FINAL_MODEL, folder / SUMMARY
+    model, summary, found = folder / FINAL_MODEL, folder / SUMMARY, detections(plan, folder)
     proposals = plan.proposal_file("train"), plan.proposal_file("test")
     sets = datasets(plan.inline("train"), proposals[0], plan.source.test_name, proposals[1])
-    command = train(plan, folder, sets, own)
+    command = train(plan, folder, sets)
     images = plan.source.train.images, plan.source.test.images
     check = partial(given.check_network, command=command)
     tags = plan.tags("train")
@@ -142,6 +164,7 @@ def detector_stages(plan: WeakPlan, name: str = "wsod", **own: str) -> list[Stag
         command,
         needs=(tags, *proposals, *images),
         makes=(model, summary),
+        leaves=(found,),
         folder=folder,
         checks={model: Check(partial(check, like=tags), (tags,)), summary: Check(given.check_json)},
     )
@@ -214,4 +237,6 @@ def build_stages(plan: WeakPlan) -> tuple[Stage, ...]:
 def make_run(plan: WeakPlan, stages: tuple[Stage, ...] | None = None) -> Run:
     """The run of a plan; `stages` where they are others than those of `build_stages`."""
     hints = dict.fromkeys(plan.source.reads, plan.source.how_to_get)
+    if plan.segmenter_file:
+        hints[plan.segmenter_file] = how_to_get_segmenter(plan.segmenter_file)
     return Run(stages or build_stages(plan), plan.output, plan.machines, hints)

@@ -17,7 +17,7 @@ from wsis.recipes.weaksam import (
     recall_stage,
     tag_stages,
 )
-from wsis.recipes.weaksam_plan import WeakPlan, own_data
+from wsis.recipes.weaksam_plan import WeakPlan, classifier_file, own_data
 from wsis.runner import Check, Command, Launch, Machines, Stage, run_stages
 from wsis.weaksam_report import DetectorRow, WeakRun, write_report
 
@@ -92,7 +92,7 @@ def default_output(*, smoke: bool) -> Path:
 
 def make_plan(settings: Settings, seed: int) -> WeakPlan:
     """What all stages of one seed share; proposals and config are those of selective search."""
-    scenes, size = settings.scenes, settings.size
+    scenes, size, output = settings.scenes, settings.size, settings.output / f"seed_{seed}"
     steps = {"SOLVER.MAX_ITER": str(size.iterations)}
     if settings.smoke:
         steps |= {"SOLVER.STEPS": "()", "SOLVER.CHECKPOINT_PERIOD": str(size.iterations)}
@@ -103,10 +103,10 @@ def make_plan(settings: Settings, seed: int) -> WeakPlan:
             scenes / "annotations" / "instances_val.json",
             scenes / "val",
         ),
-        output=settings.output / f"seed_{seed}",
+        output=output,
         machines=Machines(num_gpus=0),
         config="configs/Quickstart/weak_mist.yaml",
-        overrides={"SEED": str(seed), **steps},
+        overrides={"SEED": str(seed), "MODEL.WEIGHTS": str(classifier_file(output)), **steps},
         classifier={**CLASSIFIER, "epochs": size.epochs, "size": 128, "seed": seed},
         classifier_config=BACKBONE,
         points=POINTS,
@@ -164,8 +164,7 @@ def seed_stages(plan: WeakPlan, size: Size) -> list[Stage]:
             prompted if variant.proposals == POINTS_KIND else plan,
             config=f"configs/Quickstart/{variant.config}",
         )
-        weights = {"MODEL.WEIGHTS": str(plan.weights)}
-        training, boxes, _ = detector_stages(own, variant.name, **weights)
+        training, boxes, _ = detector_stages(own, variant.name)
         stages += [replace(training, needs=(plan.weights, *training.needs)), boxes]
     return stages
 
