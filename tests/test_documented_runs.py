@@ -67,7 +67,7 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "python tools/make_figures.py",  # tests/wsis/test_make_figures.py
     "python tools/download_checkpoints.py",  # tests/wsis/test_download_checkpoints.py
     "python tools/reproduce.py",  # tests/wsis/test_reproduce.py
-    "wsis tags --voc",  # tests/wsis/test_weak_commands.py, which has the others with data of VOC
+    "wsis tags --voc",  # tests/wsis/test_weak_commands.py has these with small data
     "wsis clues train --network lite0",
     "wsis clues train --network weaktr",
     "wsis clues points --weights output/voc",
