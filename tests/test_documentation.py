@@ -19,7 +19,8 @@ def help_text(command: list[str], capsys, monkeypatch) -> str:
         monkeypatch.setattr(sys, "argv", ["maskrefinenet", command[3], "--help"])
         run = partial(runpy.run_module, "maskrefinenet", run_name="__main__")
     elif command[0] == "wsis":
-        monkeypatch.setattr(sys, "argv", ["wsis", command[1], "--help"])
+        step = [word for word in command[2:3] if not word.startswith("-")]  # of wsis clues
+        monkeypatch.setattr(sys, "argv", ["wsis", command[1], *step, "--help"])
         run = partial(runpy.run_module, "wsis", run_name="__main__")
     else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
         names = ("quickstart", "gpu_check", "pipeline")

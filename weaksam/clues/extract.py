@@ -217,7 +217,7 @@ def check_search(classifier: Classifier, dataset: TaggedDataset, settings: Point
     if settings.labels == "given" and tags.for_evaluation and not settings.allow_gt_labels:
         raise ValueError(
             f"{tags.file}: its split {tags.split!r} is for evaluation, and given tags tell which "
-            "classes its images show; take labels 'predicted', or allow given labels, which is "
+            "classes its images show; take --labels predicted, or --allow-gt-labels, which is "
             "recorded"
         )
 

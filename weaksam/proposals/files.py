@@ -18,6 +18,7 @@ from weaksam.proposals.images import ImageRecord
 
 SOURCES = ("grid", "coarse", "fine", "cross", "selective_search", "random", "released")
 KEYS = ("ids", "offsets", "boxes", "source", "scores", "sizes", "meta")
+DROPPED = "empty_masks_dropped"  # key of a file's meta: how many
 UNKNOWN_SCORE = 1.0  # what the reference's files have; detectron2 refuses NaN
 
 

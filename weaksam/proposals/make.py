@@ -20,6 +20,7 @@ from weaksam.clues.points import read_points
 from weaksam.image_shards import as_json, claim, difference, make_shards
 from weaksam.npz import read_npz, write_npz
 from weaksam.proposals.files import (
+    DROPPED,
     SOURCES,
     ImageProposals,
     Proposals,
@@ -41,7 +42,6 @@ from weaksam.skipped import write_skipped
 
 MANIFEST = "manifest.json"
 SHARD_KEYS = ("boxes", "source", "scores", "dropped")
-DROPPED = "empty_masks_dropped"  # key of a file's meta
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def make_proposals(inputs: Inputs, method: Method, output: Path) -> ProposalCoun
 
     make_shards(shards, make, "proposals")
     if comm.is_main_process():
-        _finish(records, [read_shard(shard) for shard in shards], manifest, output)
+        parts = [read_shard(shard) for shard in shards]
+        dropped = sum(part.dropped for part in parts)
+        _finish(records, parts, manifest | {DROPPED: dropped}, output)
         shutil.rmtree(folder)
     comm.synchronize()
     return count_proposals(read_proposal_file(output, records))
@@ -162,7 +164,8 @@ def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> Propos
     }
     if output.exists():
         return _already_made(output, meta, records)
-    _finish(records, parts, meta, output)
+    dropped = sum(proposals.meta.get(DROPPED, 0) for proposals in read)
+    _finish(records, parts, meta | {DROPPED: dropped}, output)
     return count_proposals(read_proposal_file(output, records))
 
 
@@ -250,7 +253,6 @@ def _finish(
     output: Path,
 ) -> None:
     """Write the list of images without a box, then the file."""
-    dropped = sum(part.dropped for part in parts)
     write_skipped(
         output,
         [
@@ -259,7 +261,7 @@ def _finish(
             if not len(part.boxes)
         ],
     )
-    write_proposals(output, collect(records, parts, meta | {DROPPED: dropped}))
+    write_proposals(output, collect(records, parts, meta))
 
 
 def count_proposals(proposals: Proposals) -> ProposalCounts:
