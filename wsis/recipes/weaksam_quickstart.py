@@ -18,8 +18,8 @@ from wsis.recipes.weaksam import (
     tag_stages,
 )
 from wsis.recipes.weaksam_plan import WeakPlan, classifier_file, own_data
+from wsis.recipes.weaksam_report import DetectorRow, WeakRun, write_report
 from wsis.runner import Check, Command, Launch, Machines, Stage, run_stages
-from wsis.weaksam_report import DetectorRow, WeakRun, write_report
 
 # The backbone of configs/Quickstart/weak_mist.yaml, which the classifier trains.
 BACKBONE = {
@@ -177,14 +177,7 @@ def seed_run(plan: WeakPlan, size: Size) -> WeakRun:
         test = detections(plan, folder)
         train = detections(plan, plan.output / f"{variant.name}_boxes")
         rows.append(DetectorRow(variant.title, test, train))
-    return WeakRun(
-        plan=plan,
-        proposals={
-            "selective search": plan,
-            "tiny segmenter": with_points(plan, size),
-        },
-        rows=tuple(rows),
-    )
+    return WeakRun(plan, with_points(plan, size), tuple(rows))
 
 
 def quickstart(settings: Settings) -> str:

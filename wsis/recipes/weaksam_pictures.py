@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,9 +13,7 @@ from weaksam.detections import read_detections
 from weaksam.proposals.files import SOURCES, read_proposal_file
 from weaksam.proposals.images import read_images, read_rgb
 from weaksam.pseudo_box_quality import read_true_boxes
-
-if TYPE_CHECKING:
-    from wsis.weaksam_report import WeakRun
+from wsis.recipes.weaksam_plan import WeakPlan
 
 SHOWN_IMAGES = 10
 SHOWN_DETECTIONS = 5  # of an image, the best ones
@@ -29,14 +26,17 @@ COLORS = (  # of classes, BGR, in turn
 )
 
 
-def draw_pictures(run: "WeakRun", folder: Path) -> list[Path]:
-    """A picture for each of the first training images: clues, proposals, detections, truth."""
-    plan = run.plan
+def draw_pictures(plan: WeakPlan, detections: Path, folder: Path) -> list[Path]:
+    """A picture for each of the first training images: clues, proposals, detections, truth.
+
+    Args:
+        plan: its proposals are shown.
+        detections: COCO results on the training images.
+    """
     tags, records = read_tags(plan.tags("train")), read_images(plan.tags("train"))
-    prompted = list(run.proposals.values())[-1]
-    proposals = read_proposal_file(prompted.proposal_file("train"), records)
+    proposals = read_proposal_file(plan.proposal_file("train"), records)
     points = read_points(plan.output / "points_train" / "points_coarse.npz")
-    found = read_detections(run.rows[-1].train, tags)
+    found = read_detections(detections, tags)
     truth = read_true_boxes(plan.source.train.truth["annotations"], tags)
     pictures = []
     shown = [place for place, image in enumerate(tags.images) if image.category_ids][:SHOWN_IMAGES]

@@ -17,8 +17,8 @@ from weaksam.proposals.chance import random_detections
 from weaksam.proposals.files import read_proposal_file
 from weaksam.proposals.images import read_images
 from weaksam.pseudo_box_quality import read_true_boxes
+from wsis.recipes.weaksam_pictures import draw_pictures
 from wsis.recipes.weaksam_plan import WeakPlan
-from wsis.weaksam_pictures import draw_pictures
 
 DETECTOR_HEADERS = ("detector", "AP50 on test images", "CorLoc on training images")
 PROPOSAL_HEADERS = ("proposals", "boxes an image", "recall @.5", "@.7", "@.9")
@@ -37,10 +37,13 @@ class DetectorRow:
 
 @dataclass(frozen=True)
 class WeakRun:
-    """One finished seed. proposals: plans by the name of their proposals; the first for chance."""
+    """One finished seed.
+
+    plan, prompted: with proposals of selective search, and of the prompted segmenter.
+    """
 
     plan: WeakPlan
-    proposals: dict[str, WeakPlan]
+    prompted: WeakPlan
     rows: tuple[DetectorRow, ...]
 
 
@@ -62,7 +65,8 @@ def write_report(output: Path, runs: Sequence[WeakRun], *, smoke: bool) -> str:
     content |= {"detectors by seed": detectors, "proposals by seed": proposals}
     with atomic_text(output / "report.json") as file:
         file.write(json.dumps(content, indent=1) + "\n")
-    pictures = draw_pictures(runs[0], output / "pictures")
+    first = runs[0]
+    pictures = draw_pictures(first.prompted, first.rows[-1].train, output / "pictures")
     with atomic_text(output / "report.html") as file:
         file.write(page(title, tables, [path.relative_to(output) for path in pictures]))
     texts = [tabulate(rows, headers, disable_numparse=True) for headers, rows in tables]
