@@ -12,6 +12,7 @@ from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
 from maskrefinenet.distributed import World, world
 from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundary
+from maskrefinenet.recipe import RECIPES
 from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
 from maskrefinenet.train_command import OLD_SPELLINGS, settings_of
 from maskrefinenet.train_run import training_pairs
@@ -37,7 +38,8 @@ def dataset(tinycoco, **options) -> PairDataset:
     strong = load_annotations(tinycoco / "instances_train2017_tiny_s.json")
     pairs = training_pairs([tinycoco / "pred_strong1.pth"], strong, "one_to_one")
     augmentation = Augmentation(**{"box_scale": 2.0, **options})
-    return PairDataset(pairs, tinycoco, size=64, augmentation=augmentation, seed=3)
+    recipe = RECIPES["ours"]
+    return PairDataset(pairs, tinycoco, size=64, augmentation=augmentation, recipe=recipe, seed=3)
 
 
 def metrics(folder) -> list[dict]:
