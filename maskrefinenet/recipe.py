@@ -12,14 +12,6 @@ CHOICES: dict[str, dict[str, str]] = {
         "aspect": "short side to size * s, long side in proportion, s in 0.5..1.5",
         "square": "both sides to size * s",
     },
-    "resampling": {
-        "pillow": "Pillow's, which averages where it shrinks",
-        "opencv": "OpenCV's, that of refinement",
-    },
-    "training_point": {
-        "crop": "center of what is left of the target; nothing is drawn where no pixel is left",
-        "instance": "as crop, but taken before mirroring, and of a lost target where its center is",
-    },
     "stem": {
         "random": "the whole first convolution starts at random",
         "pretrained": "its image channels start from the encoder's weights",
@@ -31,6 +23,14 @@ CHOICES: dict[str, dict[str, str]] = {
     "matching": {
         "nearest": "each prediction with the nearest instance of its class",
         "one_to_one": "Hungarian, no farther than half the diagonal of the instance's box",
+    },
+    "resampling": {
+        "pillow": "Pillow's, which averages where it shrinks",
+        "opencv": "OpenCV's, that of refinement",
+    },
+    "training_point": {
+        "crop": "center of what is left of the target; nothing is drawn where no pixel is left",
+        "instance": "as crop, but taken before mirroring, and of a lost target where its center is",
     },
     "amp": {
         "auto": "mixed precision on CUDA",
@@ -45,11 +45,11 @@ class Recipe:
     """A value for each of `CHOICES`; the defaults are the reference's (SPEC 4.2 to 4.4)."""
 
     crop_resize: str = "aspect"
-    resampling: str = "pillow"
-    training_point: str = "crop"
     stem: str = "random"
     dice: str = "columns"
     matching: str = "nearest"
+    resampling: str = "pillow"
+    training_point: str = "crop"
     amp: str = "auto"
 
     def __post_init__(self) -> None:
@@ -73,11 +73,11 @@ RECIPES = {
     "paper": Recipe(),
     "ours": Recipe(
         crop_resize="square",
-        resampling="opencv",
-        training_point="instance",
         stem="pretrained",
         dice="pixels",
         matching="one_to_one",
+        resampling="opencv",
+        training_point="instance",
         amp="off",
     ),
 }
