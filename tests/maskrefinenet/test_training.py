@@ -47,8 +47,10 @@ def metrics(folder) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMING_KEYS} for line in lines]
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_run_ends_as_an_uninterrupted_one(recipe, command, tmp_path, monkeypatch, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [*command, "--recipe", recipe]
     assert main([*command, "--out", str(whole)]) == 0
 
     step, calls = Trainer._step, []
