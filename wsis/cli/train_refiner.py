@@ -4,8 +4,8 @@
         --records strong_1.jsonl strong_2.jsonl --output output/refiner
 
 By default training is the reference's, `--recipe paper`; `--recipe ours` and single options change
-it. OUTPUT gets last.pth, best.pth and metrics.json. The same command with --resume continues a killed
-run.
+it. OUTPUT gets last.pth, best.pth and metrics.json. The same command with --resume continues a
+killed run.
 """
 
 import argparse
