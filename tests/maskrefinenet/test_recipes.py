@@ -282,6 +282,20 @@ def test_a_recipe_is_the_default_of_its_options():
     assert "dice pixels" in str(Recipe(dice="pixels"))
 
 
+def test_what_is_not_said_is_the_paper_s_number_for_number():
+    """SPEC 4.1, 4.2 and 4.4."""
+    settings = settings_of(parsed())
+    assert (settings.encoder, settings.weights) == ("resnet101", "imagenet")
+    assert (settings.size, settings.box_scale, settings.class_agnostic) == (256, 2.0, False)
+    assert (settings.color_jitter, settings.noise) == (0, 0)
+    schedule = settings.schedule_for(8, "cuda")
+    assert (schedule.iterations, schedule.batch_size, schedule.amp) == (200_000, 16, True)
+    assert schedule.eval_period == 5000
+    rates = [schedule.learning_rate_at(i) for i in (0, 1000, 2000, 101_000, 200_000)]
+    assert rates == pytest.approx([1e-6, 50.5e-6, 1e-4, 50.5e-6, 1e-6])
+    assert not settings_of(parsed("--recipe", "ours")).schedule_for(8, "cuda").amp
+
+
 def test_unusable_options_of_a_recipe_are_named():
     with pytest.raises(ValueError, match="--crop-resize 'round'; expected one of aspect, square"):
         Recipe(crop_resize="round")
