@@ -110,7 +110,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     config = NetworkConfig(**content["config"]) if "config" in content else _recognize(path, state)
     categories = tuple(content["categories"]) if "categories" in content else None
-    recipe = Recipe(**content["recipe"]) if "recipe" in content else None
+    try:
+        recipe = Recipe(**content["recipe"]) if "recipe" in content else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: trained by a recipe that is not known here: {error}") from error
     return Checkpoint(path, config, state, categories, recipe, content)
 
 

@@ -47,10 +47,10 @@ class TrainingCrop:
         """(H, W, 3) uint8 of the whole image -> (S, S, 3) float32, 0..255."""
         crop = self.box.of(image)
         if self.resampling == "pillow":
-            resized = _pillow(crop, self.scaled_hw, Image.Resampling.BILINEAR).astype(np.float32)
+            resized = _pillow(crop, self.scaled_hw, Image.Resampling.BILINEAR)
         else:
             resized = resize_image(crop, self.scaled_hw)
-        return self._center(resized)
+        return self._center(resized).astype(np.float32, copy=False)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """(H, W) of the whole image -> (S, S) uint8."""

@@ -332,6 +332,15 @@ def test_a_checkpoint_without_a_recipe_has_none(tmp_path):
     assert load_checkpoint(tmp_path / "released.pth").recipe is None
 
 
+@pytest.mark.parametrize("recipe", [{"dice": "rows"}, {"color": "on"}])
+def test_a_recipe_of_another_version_is_told(recipe, tmp_path):
+    content = {"model_state": {"layer0.0.weight": torch.zeros(64, 7, 7, 7)}}
+    content |= {"config": {"num_classes": 2}, "recipe": recipe}
+    torch.save(content, tmp_path / "new.pth")
+    with pytest.raises(ValueError, match="new.pth: trained by a recipe that is not known here"):
+        load_checkpoint(tmp_path / "new.pth")
+
+
 def test_a_run_is_not_resumed_by_another_recipe(tinycoco, tmp_path, capsys):
     command = [
         *("train", "--annotations", str(tinycoco / "instances_train2017_tiny_s.json")),
