@@ -12,6 +12,7 @@ from torch import Tensor
 from weaklabels.files import atomic_bytes
 
 from .model import IMAGE_CHANNELS, MaskRefineNet
+from .recipe import Recipe
 
 DEFAULT_SIZE, DEFAULT_BOX_SCALE = 256, 2.0
 # (has bottlenecks, blocks of layer3) of each encoder, to recognize a bare state dict.
@@ -53,12 +54,17 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. `categories` (`id` and `name`, in class order) is None if unknown."""
+    """A loaded checkpoint.
+
+    categories: `id` and `name`, in class order; None if unknown.
+    recipe: what it was trained with; None if unknown. The released ones are of the paper's.
+    """
 
     path: Path
     config: NetworkConfig
     model_state: dict[str, Tensor]
     categories: tuple[dict[str, Any], ...] | None
+    recipe: Recipe | None
     content: dict[str, Any]
 
     def build(self) -> MaskRefineNet:
@@ -104,7 +110,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     config = NetworkConfig(**content["config"]) if "config" in content else _recognize(path, state)
     categories = tuple(content["categories"]) if "categories" in content else None
-    return Checkpoint(path, config, state, categories, content)
+    try:
+        recipe = Recipe(**content["recipe"]) if "recipe" in content else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: trained by a recipe that is not known here: {error}") from error
+    return Checkpoint(path, config, state, categories, recipe, content)
 
 
 def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
@@ -119,13 +129,17 @@ def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
 
 
 def network_content(
-    model_state: dict[str, Tensor], config: NetworkConfig, categories: tuple[dict[str, Any], ...]
+    model_state: dict[str, Tensor],
+    config: NetworkConfig,
+    categories: tuple[dict[str, Any], ...],
+    recipe: Recipe | None = None,
 ) -> dict[str, Any]:
-    """The part of a checkpoint that refinement needs."""
+    """The part of a checkpoint that refinement needs, and the recipe of its training."""
     return {
         "model_state": model_state,
         "config": asdict(config),
         "categories": list(categories),
+        **({} if recipe is None else {"recipe": asdict(recipe)}),
     }
 
 
@@ -135,13 +149,15 @@ def save_atomically(content: Any, path: Path) -> None:
         torch.save(content, file)
 
 
-def load_encoder(model: MaskRefineNet, source: str) -> None:
+def load_encoder(model: MaskRefineNet, source: str, stem: str = "pretrained") -> None:
     """Initialize the encoder from ImageNet weights.
 
-    The stem gets the pretrained kernels for its image channels. Those of the point map and the
-    prior mask have no pretrained counterpart and keep their random initialization.
+    The channels of the point map and the prior mask have no pretrained counterpart and keep their
+    random initialization.
 
     Args:
+        stem: "pretrained": its image channels get the pretrained kernels. "random": the whole
+            first convolution stays as it is, as in the reference; its batch norm does not.
         source: "imagenet" (torchvision's download), "none", or the path of a ResNet state dict
             with torchvision's names.
     """
@@ -168,7 +184,7 @@ def load_encoder(model: MaskRefineNet, source: str) -> None:
     target = model.state_dict()
     for key, value in state.items():
         head, _, tail = key.partition(".")
-        if head == "fc":
+        if head == "fc" or (head == "conv1" and stem == "random"):
             continue
         name = f"{renamed.get(head, head)}.{tail}"
         if name == "layer0.0.weight":

@@ -15,9 +15,10 @@ COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 def help_text(command: list[str], capsys, monkeypatch) -> str:
     """What the program of a command prints for --help."""
-    if command[:3] == ["python", "-m", "maskrefinenet"]:
-        monkeypatch.setattr(sys, "argv", ["maskrefinenet", command[3], "--help"])
-        run = partial(runpy.run_module, "maskrefinenet", run_name="__main__")
+    if command[:2] == ["python", "-m"]:
+        subcommand = [word for word in command[3:4] if not word.startswith("--")]
+        monkeypatch.setattr(sys, "argv", [command[2], *subcommand, "--help"])
+        run = partial(runpy.run_module, command[2], run_name="__main__")
     elif command[0] == "wsis":
         step = [word for word in command[2:3] if not word.startswith("-")]  # of wsis clues
         monkeypatch.setattr(sys, "argv", ["wsis", command[1], *step, "--help"])

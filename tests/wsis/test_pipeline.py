@@ -123,6 +123,10 @@ def test_options_of_the_refiner_and_of_the_split_are_flags(make_plan):
     flags = stage_named(plan, "refiner").command.flags
     assert (flags["encoder"], flags["lr"], flags["class-agnostic"]) == ("resnet18", "0.1", True)
     assert flags["records"] == tuple(plan.output / f"strong_{i}.jsonl" for i in (1, 2))
+    assert flags["recipe"] == "paper"
+    assert "ours" in stage_named(
+        make_plan("10p", "--refiner", "--recipe ours"), "refiner"
+    ).command.argv(plan.machines)
     flags = stage_named(plan, "split").command.flags
     assert (flags["seed"], flags["percent"]) == ("7", "10")  # the subset decides
     with pytest.raises(PipelineError, match="'64' belongs to no --option"):

@@ -61,7 +61,8 @@ def check_refiner(path: Path, like: Path) -> str:
             f"{path} was trained for other categories ({classes}) than those of {like} "
             f"({len(names)})"
         )
-    return f"{len(checkpoint.model_state)} tensors, {checkpoint.config.encoder}"
+    recipe = f", recipe: {checkpoint.recipe}" if checkpoint.recipe else ""
+    return f"{len(checkpoint.model_state)} tensors, {checkpoint.config.encoder}{recipe}"
 
 
 def check_labels(path: Path, like: Path) -> str:

@@ -192,7 +192,8 @@ def refiner_stages(plan: Plan) -> list[Stage]:
             )
         )
     flags = {"annotations": plan.strong, "image-root": images, "records": tuple(records)}
-    flags |= {"output": folder, "resume": True, "amp": plan.machines.num_gpus > 0}
+    flags |= {"output": folder, "recipe": "paper", "resume": True}
+    flags["amp"] = plan.machines.num_gpus > 0
     flags |= plan.refiner_flags
     refiner = Stage(
         "refiner",
