@@ -25,6 +25,7 @@ FILE_NAMES = {
     "student": "student.pth",
 }
 NUM_CLASSES = 80
+DISTRIBUTED_PREFIX = "module."
 KEYS_SHOWN = 5  # of a list of differing keys
 
 
@@ -75,7 +76,8 @@ def verify(path: Path, kind: str) -> str:
     name = "model_state" if kind == "maskrefinenet" else "model"
     if not isinstance(checkpoint, dict) or name not in checkpoint:
         raise ValueError(f"{path}: has no {name!r} entry, so it is no released {kind} checkpoint")
-    got = {key: tuple(value.shape) for key, value in checkpoint[name].items()}
+    state = without_prefix(checkpoint[name])
+    got = {key: tuple(value.shape) for key, value in state.items()}
     wanted = expected_shapes(kind)
     differences = {
         "missing": sorted(wanted.keys() - got.keys()),
@@ -90,6 +92,13 @@ def verify(path: Path, kind: str) -> str:
     if wrong:
         raise ValueError(f"{path}: keys do not fit the {kind}: {'; '.join(wrong)}")
     return f"{len(got)} tensors, every key and shape as the {kind} has them"
+
+
+def without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the prefix of DistributedDataParallel, as the loaders read it."""
+    if all(key.startswith(DISTRIBUTED_PREFIX) for key in state):
+        return {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in state.items()}
+    return state
 
 
 def verify_labels(path: Path) -> str:

@@ -91,6 +91,15 @@ def test_a_checkpoint_with_the_released_keys_is_accepted(server, fetch, tmp_path
     assert "already there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["teacher", "maskrefinenet"])
+def test_prefixes_of_distributed_training_are_accepted(tmp_path, kind):
+    shapes = released.expected_shapes(kind)
+    state = {f"module.{key}": torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    path = tmp_path / "prefixed.pth"
+    torch.save({"model_state" if kind == "maskrefinenet" else "model": state}, path)
+    assert released.verify(path, kind).startswith(f"{len(shapes)} tensors")
+
+
 def test_differing_keys_are_named_and_the_file_is_not_used(server, fetch, tmp_path, capsys):
     changes = {"head.weight": (3, 64, 1, 1), "head.bias": "gone", "extra.weight": (1,)}
     server.files[file_id("maskrefinenet")] = synthetic("maskrefinenet", tmp_path, **changes)

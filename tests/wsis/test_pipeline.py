@@ -97,7 +97,7 @@ def test_another_student_reads_the_same_labels(make_plan):
     assert "mask_rcnn_R_101_FPN_3x" in student.flags["config-file"]
     assert student.config["INPUT.MASK_FORMAT"] == "bitmask"
     assert "SOLVER.STEPS" not in student.config
-    assert student.config["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] == "False"
+    assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in student.config
     assert (ROOT / student.flags["config-file"]).is_file()
 
 
@@ -125,8 +125,18 @@ def test_options_of_the_refiner_and_of_the_split_are_flags(make_plan):
     assert flags["records"] == tuple(plan.output / f"strong_{i}.jsonl" for i in (1, 2))
     flags = stage_named(plan, "split").command.flags
     assert (flags["seed"], flags["percent"]) == ("7", "10")  # the subset decides
+    assert stage_named(plan, "refine").command.flags["weights"].name == "last.pth"
     with pytest.raises(PipelineError, match="'64' belongs to no --option"):
         make_plan("10p", "--refiner", "64 --amp")
+
+
+@pytest.mark.parametrize("spelling", ["records", "predictions"])
+def test_a_refiner_with_a_validation_refines_with_its_best(make_plan, spelling):
+    plan = make_plan("10p", "--refiner", f"--val-{spelling} v.jsonl --val-annotations v.json")
+    best = plan.output / "refiner" / "best.pth"
+    assert stage_named(plan, "refiner").makes == (best,)
+    refine = stage_named(plan, "refine")
+    assert refine.command.flags["weights"] == best and best in refine.needs
 
 
 def test_missing_data_says_how_to_get_it(make_plan, capsys):

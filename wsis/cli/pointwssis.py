@@ -16,7 +16,15 @@ import os
 from pathlib import Path
 
 from wsis.cli.run import add_run_arguments, flags_of, machines_of, overrides_of, start
-from wsis.recipes.plan import SCHEDULES, STUDENT_CONFIGS, STUDENT_OPTIONS, TEACHER_CONFIG, Plan
+from wsis.recipes.plan import (
+    SCHEDULES,
+    STUDENT_CONFIGS,
+    STUDENT_OPTIONS,
+    TEACHER_CONFIG,
+    Plan,
+    describe_schedule,
+    images_of,
+)
 from wsis.recipes.pointwssis import make_run
 from wsis.runner import PipelineError
 from wsis.sources import DATA_SOURCES, DataSource, own_data
@@ -35,11 +43,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="", metavar="OPTIONS", help="options of the split")
     parser.add_argument("--refiner", default="", metavar="OPTIONS", help="of its training")
     parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
+    parser.add_argument(
+        "--keep-batch-size",
+        action="store_true",
+        help="16 images, published learning rates and iterations on any number of GPUs, as in the "
+        "reference; without it the schedule scales with the GPUs",
+    )
+    parser.add_argument(
+        "--keep-unlabeled",
+        action="store_true",
+        help="the student also trains on images without any label; the reference leaves them out",
+    )
+    parser.add_argument(
+        "--scale-to-images",
+        action="store_true",
+        help="other datasets than COCO: iterations in proportion to the training images",
+    )
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    todo = make_run(make_plan(args))
+    plan = make_plan(args)
+    todo = make_run(plan)
+    for line in describe_schedule(plan):
+        print(f"# {line}", flush=True)
     code = start(todo, args)
     if not (args.dry_run or args.set_aside):
         print(f"Student: {todo.stages[-1].makes[0]}")
@@ -48,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the arguments and the environment describe."""
+    source = source_of(args)
     return Plan(
-        source=source_of(args),
+        source=source,
         subset=args.subset,
         schedule=SCHEDULES[args.subset],
         output=Path(os.environ.get("OUTPUT_DIR") or f"output/{args.dataset}_{args.subset}"),
@@ -58,9 +86,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
         student_config=args.student_config or STUDENT_CONFIGS[args.student],
         overrides=overrides_of(args.opts),
         student_options=STUDENT_OPTIONS[args.student],
-        refiner_flags=flags_of(args.refiner, "--refiner"),
-        split_flags=flags_of(args.split, "--split"),
+        refiner_flags=flags_of(args.refiner, "--refiner", "train-refiner"),
+        split_flags=flags_of(args.split, "--split", "split"),
         with_refiner=not args.without_refiner,
+        keep_batch_size=args.keep_batch_size,
+        keep_unlabeled=args.keep_unlabeled,
+        image_share=images_of(source) if args.scale_to_images else 1.0,
     )
 
 
