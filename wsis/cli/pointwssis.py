@@ -2,6 +2,7 @@
 
     wsis run pointwssis 10p [--dataset coco] [--dry-run] [--from STAGE] [KEY VALUE ...]
     wsis run pointwssis 10p --set-aside STAGE    (before a redo on several machines)
+    wsis run pointwssis 10p --start-from released[:WHAT] [--released-root DIR]
 
 Finished stages are skipped, interrupted ones resume. What stands where a stage writes before that
 stage was started (a released teacher, refiner, label file, student) is checked and used as it is.
@@ -26,7 +27,15 @@ from wsis.recipes.plan import (
     images_of,
 )
 from wsis.recipes.pointwssis import make_run
-from wsis.runner import PipelineError
+from wsis.recipes.start_from import (
+    DEFAULT_ROOT,
+    ENTRIES,
+    lay_out,
+    parse_start,
+    released_files,
+)
+from wsis.released import DRIVE_URL
+from wsis.runner import PipelineError, Run
 from wsis.sources import DATA_SOURCES, DataSource, own_data
 
 
@@ -59,6 +68,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="other datasets than COCO: iterations in proportion to the training images",
     )
+    released = parser.add_argument_group("what the authors released")
+    released.add_argument(
+        "--start-from",
+        metavar="released[:WHAT]",
+        help=f"download it and go on from there; WHAT: some of {', '.join(ENTRIES)}, with commas "
+        "between (default: teacher,refiner)",
+    )
+    released.add_argument(
+        "--released-root",
+        type=Path,
+        metavar="DIR",
+        default=DEFAULT_ROOT,
+        help=f"where the files are, or are downloaded to (default: {DEFAULT_ROOT})",
+    )
+    released.add_argument("--released-url", metavar="URL", default=DRIVE_URL, help="a mirror")
+    released.add_argument(
+        "--fetch-only", action="store_true", help="put the files in place, and stop"
+    )
     add_run_arguments(parser)
 
 
@@ -67,10 +94,34 @@ def run(args: argparse.Namespace) -> int:
     todo = make_run(plan)
     for line in describe_schedule(plan):
         print(f"# {line}", flush=True)
+    if args.fetch_only and not args.start_from:
+        raise PipelineError("--fetch-only needs --start-from")
+    if args.start_from:
+        start_from(plan, todo, args)
+    if args.fetch_only:
+        return 0
     code = start(todo, args)
     if not (args.dry_run or args.set_aside):
         print(f"Student: {todo.stages[-1].makes[0]}")
     return code
+
+
+def start_from(plan: Plan, todo: Run, args: argparse.Namespace) -> None:
+    """Put what --start-from asks for where the stages look; a dry run only says so."""
+    entries = parse_start(args.start_from, with_refiner=plan.with_refiner)
+    files = released_files(plan, entries, args.released_root)
+    if args.start or args.set_aside:
+        raise PipelineError("--start-from goes on after given stages: it takes no --from STAGE")
+    if plan.machines.num_nodes > 1:
+        raise PipelineError(
+            "--start-from on several machines: run it on one of them with --fetch-only (and "
+            "NNODES unset), then start them all without it"
+        )
+    if args.dry_run:
+        for file in files:
+            print(f"# given for stage {file.stage}: {file.source} as {file.target}")
+    else:
+        lay_out(todo, files, plan.subset, args.released_url)
 
 
 def make_plan(args: argparse.Namespace) -> Plan:

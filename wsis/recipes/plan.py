@@ -136,6 +136,11 @@ class Plan:
         return self.output / "teacher" / FINAL_MODEL
 
     @property
+    def student(self) -> Path:
+        """The student's final checkpoint."""
+        return self.output / "student" / FINAL_MODEL
+
+    @property
     def refiner(self) -> Path:
         """The checkpoint that refines: the last, or the best where a validation was asked for."""
         best = VALIDATION_FLAG in self.refiner_flags

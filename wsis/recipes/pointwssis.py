@@ -215,8 +215,9 @@ def pseudo_label_stages(plan: Plan) -> list[Stage]:
     stages = [records_stage("weak", what, command, needs, records, plan.weak)]
     if plan.with_refiner:
         flags = {"weights": refiner, "records": records, "image-root": images, "output": refined}
+        flags["annotations"] = plan.weak  # a released refiner does not say its categories
         command = Command("refine", flags=flags, launch=Launch.SPAWN)
-        needs = (refiner, records, images)
+        needs = (refiner, records, plan.weak, images)
         what = "MaskRefineNet improves them"
         stages.append(records_stage("refine", what, command, needs, refined, plan.weak))
     used = refined if plan.with_refiner else records
