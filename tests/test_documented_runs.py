@@ -58,6 +58,7 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "python tools/make_figures.py",  # tests/wsis/test_make_figures.py
     "python tools/download_checkpoints.py",  # tests/wsis/test_download_checkpoints.py
     "python tools/reproduce.py",  # tests/wsis/test_reproduce.py
+    "wsis package",  # tests/wsis/test_package.py
 )
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
 <points label="person" occluded="0" points="3,4" z_order="0"/></image></annotations>"""

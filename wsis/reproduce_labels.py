@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from weaklabels.coco import CocoFile
 from weaklabels.evaluate import evaluate_labels, format_report, load_images
 from weaklabels.files import file_sha256, read_json, write_json
+from weaklabels.model_folder import weights_file
 from weaklabels.shards import RecordShards
 from wsis.launcher import Job
 from wsis.pseudo_labels import GenerateSettings, generate
@@ -159,10 +160,10 @@ def refuse_unreadable(failures: list[str]) -> None:
 def remember(work: Refinement, files: LabelFiles, folder: Path) -> None:
     """Note what the results in `folder` are made from, or check that it is the same as before."""
     paths = {**asdict(work), **asdict(files)}
-    made_from = {
-        name: file_sha256(str(value)) if isinstance(value, Path) and value.is_file() else str(value)
-        for name, value in paths.items()
-    }
+    made_from = {name: str(value) for name, value in paths.items()}
+    for name, value in paths.items():
+        if isinstance(value, Path) and Path(weights_file(str(value))).is_file():
+            made_from[name] = file_sha256(weights_file(str(value)))
     note = folder / "made_from.json"
     before = read_json(note) if note.exists() else made_from
     changed = sorted(name for name in made_from if before.get(name) != made_from[name])
