@@ -83,12 +83,16 @@ def test_every_subset_has_a_script_of_its_own(tmp_path):
     assert scripts == {f"{name}_{p}.sh" for name in ("coco", "bdd100k") for p in SCHEDULES}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {"NUM_GPUS": "8", "OUTPUT_DIR": str(tmp_path / "output"), "VIRTUAL_ENV": "set"}
-    for name in ("coco_10p.sh", "bdd100k_10p.sh"):
+    for name in ("coco_1p.sh", "bdd100k_10p.sh"):
         command = ["bash", str(ROOT / "scripts" / name), "--dry-run"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "SOLVER.MAX_ITER 45001 SOLVER.STEPS '(35000,40000)'" in done.stdout
-        assert f"_{name.removesuffix('.sh').split('_')[1]}_sw_refined" in done.stdout
+        subset = name.removesuffix(".sh").split("_")[1]
+        published, (first, second) = SCHEDULES[subset], SCHEDULES[subset].steps
+        solver = f"SOLVER.MAX_ITER {published.max_iter} SOLVER.STEPS '({first},{second})'"
+        assert solver in done.stdout
+        assert done.stdout.count("SEED 1 TEST.EVAL_PERIOD 5000") == 2  # teacher and student
+        assert f"_{subset}_sw_refined" in done.stdout
     assert not (tmp_path / "output").exists()
 
 

@@ -17,7 +17,7 @@ from wsis.config import load_config
 from wsis.recipes.start_from import parse_start
 from wsis.released import CONFIGS, expected_shapes, released_path
 from wsis.runner import ROOT, PipelineError
-from wsis.runner.markers import read_marker
+from wsis.runner.markers import FINISHED, STARTED, Marker, read_marker, write_note
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 KEYS = ROOT / "tests" / "golden"
@@ -211,6 +211,23 @@ def test_other_files_in_their_place_are_left_alone(start, tmp_path, capsys):
     assert start("released", "--fetch-only") == 2
     assert "instances_train2017_10p_s.json is another file than" in capsys.readouterr().err
     assert split.read_text() == "{}"
+
+
+@pytest.mark.parametrize("state", [STARTED, FINISHED])
+def test_a_run_with_a_teacher_of_its_own_is_left_alone(start, tmp_path, capsys, state):
+    """An interrupted training would go on, and overwrite what is put in its place."""
+    Marker(state).write(tmp_path / "output" / "stages" / "teacher.json")
+    assert start("released", "--fetch-only") == 2
+    assert "has its own results of stage 'teacher': run --set-aside" in capsys.readouterr().err
+    assert not (tmp_path / "output" / "teacher").exists()
+
+
+def test_a_split_of_another_run_is_not_taken_for_the_authors(start, tmp_path, capsys):
+    split = tmp_path / "datasets/coco/annotations/instances_train2017_10p_s.json"
+    split.write_text("{}")
+    write_note(split, "another run", {}, ())
+    assert start("released", root=tmp_path / "empty") == 2
+    assert f"take {split.name} from" in capsys.readouterr().err
 
 
 def test_a_dry_run_copies_nothing(start, tmp_path, capsys):

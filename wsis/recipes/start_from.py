@@ -104,19 +104,30 @@ def lay_out(
     Raises:
         PipelineError: a file cannot be had, or something else stands in its place.
     """
-    missing = [file for file in files if not (file.source.exists() or is_given(run, file))]
+    for file in files:
+        refuse_own_results(run, file)
+    missing = [file for file in files if not (file.source.exists() or is_given(file))]
     download_all(read_releases()[subset], missing, base_url)
     for file in files:
         if file.source.exists():
             place(file)
 
 
-def is_given(run: Run, file: ReleasedFile) -> bool:
-    """Whether the run has accepted the file before, or will: it needs no second download."""
-    if not file.target.exists() or read_note(file.target):  # a note: made by a run, not given
-        return False
+def refuse_own_results(run: Run, file: ReleasedFile) -> None:
+    """PipelineError where this run has begun to make the file itself: it would go on with that."""
     marker = read_marker(run.output / "stages" / f"{file.stage}.json")
-    return marker is None or marker.state == GIVEN or str(file.target) in marker.files
+    if marker and marker.state != GIVEN and str(file.target) not in marker.files:
+        raise PipelineError(
+            f"--start-from: the run in {run.output} has its own results of stage {file.stage!r}: "
+            f"run --set-aside {file.stage} first, which keeps them under another name, or set "
+            "OUTPUT_DIR to another folder"
+        )
+
+
+def is_given(file: ReleasedFile) -> bool:
+    """Whether the file is in its place: it needs no download."""
+    made_by_a_run = file.target.exists() and read_note(file.target)
+    return file.target.exists() and not made_by_a_run
 
 
 def download_all(release: Release, files: Sequence[ReleasedFile], base_url: str) -> None:
