@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from gdown.download import GoogleDriveFileToDownload
 
+import wsis.download
 from wsis import released
 from wsis.cli.main import program
+from wsis.download import split_file_id
 
 LABELS = json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}).encode()
 
@@ -119,6 +122,27 @@ def test_an_interrupted_download_goes_on(server, fetch, tmp_path, capsys):
     assert fetch("pseudo_labels") == 0
     assert 0 < server.starts[-1] <= 2_000_000
     assert (tmp_path / "10p" / "pseudo_labels.json").read_bytes() == body
+
+
+def test_the_split_is_two_files_under_their_names(server, fetch, tmp_path):
+    for kind in ("s", "w"):
+        server.files[f"instances_train2017_10p_{kind}.json"] = LABELS
+    assert fetch("split") == 0
+    for kind in ("s", "w"):
+        path = released.released_path(tmp_path, "10p", f"split_{kind}")
+        assert path.name == f"instances_train2017_10p_{kind}.json" and path.read_bytes() == LABELS
+
+
+def test_a_file_of_the_split_is_looked_up_in_its_folder(monkeypatch):
+    listed = [
+        GoogleDriveFileToDownload(id=f"id_{subset}", path=f"sub/{name}", local_path=f"x/{name}")
+        for subset in ("5p", "10p")
+        for name in [f"instances_train2017_{subset}_s.json"]
+    ]
+    monkeypatch.setattr(wsis.download.gdown, "download_folder", lambda **options: listed)
+    assert split_file_id("instances_train2017_10p_s.json") == "id_10p"
+    with pytest.raises(OSError, match="has no instances_train2017_40p_s.json"):
+        split_file_id("instances_train2017_40p_s.json")
 
 
 @pytest.mark.parametrize("body", [b"<html>quota exceeded</html>", b"{}"])

@@ -90,7 +90,7 @@ def test_the_batch_is_kept_on_request(make_plan):
 @pytest.mark.parametrize(
     ("gpus", "words", "says"),
     [
-        (8, (), "batches of 16 images on 8 GPUs, learning rates and iterations as published"),
+        (8, (), "batches of 16 images on 8 GPUs, learning rates and iterations not scaled"),
         (2, (), "batches of 4 images on 2 GPUs, learning rates x 0.25, iterations x 4, scaled"),
         (2, (), "--keep-batch-size keeps 16 images"),
         (2, ("--keep-batch-size",), "batches of 16 images on 2 GPUs, learning rates and iterat"),

@@ -221,7 +221,7 @@ def describe_schedule(plan: Plan) -> list[str]:
     if gpus:
         where = f"on {gpus} GPU{'s' * (gpus > 1)}"
     batch = f"batches of {round(plan.batch * scale)} images {where}"
-    lines = [f"Schedule: {batch}, learning rates and iterations as published for 8 GPUs"]
+    lines = [f"Schedule: {batch}, learning rates and iterations not scaled (published for 8 GPUs)"]
     if scale != 1:
         lines = [
             f"Schedule: {batch}, learning rates x {scale:g}, iterations x {1 / scale:g}, scaled "
