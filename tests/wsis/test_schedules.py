@@ -118,3 +118,17 @@ def test_schedules_scale_to_the_images_of_another_dataset(make_plan):
         assert cfg.TEST.EVAL_PERIOD == round(5000 * share)
     saved = [(i + 1) / teacher.SOLVER.CHECKPOINT_PERIOD for i in teacher_solver(plan)[1]]
     assert saved == [6, 8]  # of nine checkpoints, as 29999 and 39999 of 45001
+
+
+def test_own_data_are_counted_where_their_schedule_is_scaled(make_plan, tmp_path):
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in range(1, 1184)]
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    words = ["--dataset", "own", "--image-root", "i", "--val-json", "v.json", "--val-root", "v"]
+    words += ["--train-json", str(path), "--scale-to-images"]
+    solver, saved = teacher_solver(make_plan("10p", *words))
+    assert solver["SOLVER.MAX_ITER"] == "450"  # 1183 of 118287 images
+    assert saved == [299, 399]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="all.json"):
+        make_plan("10p", *words)
