@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from weaklabels.files import atomic_bytes
+from weaklabels.files import atomic_bytes, read_json
+from weaklabels.model_folder import CONFIG, is_model_folder, read_card, weights_file
 
 from .model import IMAGE_CHANNELS, MaskRefineNet
 from .recipe import Recipe
@@ -96,11 +99,15 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or of the reference; raises ValueError naming the file."""
+    """Read a checkpoint of ours or of the reference, or a folder of `wsis package`.
+
+    Raises:
+        ValueError: naming the file, where it is something else.
+    """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not is_model_folder(path):
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    content = read_torch_file(path)
+    content = read_model_folder(path) if path.is_dir() else read_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
     state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
@@ -115,6 +122,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: trained by a recipe that is not known here: {error}") from error
     return Checkpoint(path, config, state, categories, recipe, content)
+
+
+def read_model_folder(folder: Path) -> dict[str, Any]:
+    """A published MaskRefineNet, as a checkpoint of ours holds it."""
+    card = read_card(folder)
+    if card.kind != MaskRefineNet.__name__:
+        raise ValueError(f"{folder}: its card says {card.kind}, so it is no MaskRefineNet")
+    try:
+        state = load_file(weights_file(str(folder)))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder}: its weights cannot be read ({error})") from error
+    config = NetworkConfig(**read_json(folder / CONFIG))
+    return network_content(state, config, card.categories)
 
 
 def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:

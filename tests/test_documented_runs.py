@@ -75,6 +75,7 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "wsis proposals points --segmenter segment_anything",
     "wsis proposals recall --proposals output/voc",
     "python -m wsis.benchmarks.refiner_recipes",  # tests/wsis/test_refiner_recipes.py
+    "wsis package",  # tests/wsis/test_package.py
 )
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
 <points label="person" occluded="0" points="3,4" z_order="0"/></image></annotations>"""

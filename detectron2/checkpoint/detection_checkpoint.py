@@ -22,12 +22,14 @@ from detectron2.checkpoint.load_report import LoadReport, without_loaded_aliases
 from detectron2.checkpoint.safe_files import (
     plain_data,
     read_pickle_file,
+    read_safetensors,
     read_torch_file,
     write_torch_file,
 )
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from weaklabels.files import atomic_text
+from weaklabels.model_folder import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +117,8 @@ class DetectionCheckpointer(Checkpointer):
         """Load the model and checkpointables; returns the rest of the file.
 
         Args:
-            path: local file or URL; "" loads nothing. The suffix `?matching_heuristics=True`
-                matches names by their endings.
+            path: local file, folder of `wsis package` or URL; "" loads nothing. The suffix
+                `?matching_heuristics=True` matches names by their endings.
             checkpointables: names of those to load; None for all.
         """
         if not path:
@@ -136,6 +138,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _read(self, path: str) -> dict[str, Any]:
         """Content of a file; the main process sends it to those that cannot read it."""
+        path = weights_file(path)
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         found = os.path.isfile(local)
         all_found = comm.all_gather(found) if self._loads_together else [found]
@@ -158,6 +161,8 @@ class DetectionCheckpointer(Checkpointer):
         `matching_heuristics` asks for matching names by their endings; `__author__` says whose
         names they are.
         """
+        if f.endswith(".safetensors"):
+            return {"model": read_safetensors(f)}
         is_pickle = f.endswith(".pkl")
         data = read_pickle_file(f) if is_pickle else read_torch_file(f)
         if not isinstance(data, dict):

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from weaklabels.files import atomic_bytes
 
@@ -88,6 +90,14 @@ def read_torch_file(path: str) -> Any:
             f"{path} is not a complete file of torch.save: its download or writing may have been "
             f"cut off. torch says: {error}"
         ) from error
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name, on the CPU."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete .safetensors file: {error}") from error
 
 
 _PLAIN_TYPES = (

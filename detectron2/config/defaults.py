@@ -40,6 +40,7 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 _C.INPUT.MIN_SIZE_TEST = 800  # 0: no resizing
 _C.INPUT.MAX_SIZE_TEST = 1333
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "vertical" or "none"
+_C.INPUT.HFLIP_TRAIN = True  # AdelaiDet's key: False overrules RANDOM_FLIP "horizontal"
 _C.INPUT.PCA_NOISE = 0.0  # of ImageNet's color components, where white is 1
 _C.INPUT.CROP = CN()
 _C.INPUT.CROP.ENABLED = False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 # Dotted name of a node ("" is the root) -> names of its values.
 _NAMES_BY_NODE = {
     "GLOBAL": "HACK",
-    "INPUT": "HFLIP_TRAIN IS_ROTATE",
+    "INPUT": "IS_ROTATE",
     "INPUT.CROP": "CROP_INSTANCE",
     "MODEL": "FCPOSE_ON KEYPOINT_ON MOBILENET",
     "MODEL.ANCHOR_GENERATOR": "ANGLES",

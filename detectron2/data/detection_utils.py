@@ -329,8 +329,8 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     augmentations: list[T.Augmentation] = [
         T.ResizeShortestEdge(sizes, max_size, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     ]
-    if flip != "none":
-        is_horizontal = flip == "horizontal"
+    is_horizontal = flip == "horizontal"
+    if flip != "none" and (cfg.INPUT.HFLIP_TRAIN or not is_horizontal):
         augmentations.append(T.RandomFlip(horizontal=is_horizontal, vertical=not is_horizontal))
     if cfg.INPUT.PCA_NOISE > 0:
         augmentations.append(T.RandomLighting(255 * cfg.INPUT.PCA_NOISE, cfg.INPUT.FORMAT))

@@ -26,6 +26,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "demo": "demo",
     "download": "download",
     "reproduce": "reproduce",
+    "package": "package",
     "figures": "figures",
     "gpu-check": "gpu_check",
     "benchmark": "benchmark",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weaklabels.files import atomic_text
+from wsis.versions import versions
 
 from .commands import python_path
 from .markers import (
@@ -19,7 +20,6 @@ from .markers import (
     file_note,
     note_path,
     read_marker,
-    versions,
     write_note,
 )
 from .stages import PipelineError, Run, Stage, State, find_states
