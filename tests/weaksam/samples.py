@@ -143,6 +143,7 @@ def write_points(path: Path, images: Path, per_image: int = 4, **changes: np.nda
         "head": np.full(total, -1, np.int8),
         "layer": np.full(total, -1, np.int8),
         "sizes": np.array([(e["height"], e["width"]) for e in entries], np.int32),
+        "meta": np.array(json.dumps({"classes": ["a", "b"]})),
     }
     np.savez(path, **{**arrays, **changes})
     return path

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 
+from weaksam.skipped import write_skipped
+
 from .points import PointFile, Points, read_points, write_points
-from .skipped import write_skipped
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Points where a classifier sees classes: maps of several scales and flips, summed, then peaks."""
 
-import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from weaklabels.tags import read_json, write_json
+from detectron2.utils import comm
+from weaksam.image_shards import as_json, claim, make_shards
+from weaksam.npz import read_npz, write_npz
+from weaksam.skipped import write_skipped
 
 from .checkpoint import weights_digest
 from .classifier import Classifier, ClueMaps
 from .data import TaggedDataset, read_rgb, to_tensor
 from .peaks import PeakSettings, find_peaks, normalize_map
-from .points import DTYPES, PointFile, Points, read_npz, write_npz, write_points
-from .skipped import write_skipped
+from .points import DTYPES, PointFile, Points, write_points
 from .train import pick_device
 
 LAYERS = tuple(range(5, 13))
@@ -70,25 +71,31 @@ def extract_points(
 ) -> dict[str, Path]:
     """Write OUT/points_SOURCE.npz for each source, and the images without a point beside it.
 
-    Each image is a shard of its own until all are there, so that a run which was killed goes on. A
-    run with other settings, weights or tags in the same folder is refused.
+    Every process of a job calls it with the same arguments. Each image is a shard of its own until
+    all are there, so that a run which was killed goes on. A run with other settings, weights or
+    tags in the same folder is refused.
     """
     _check(classifier, dataset, settings)
     out = Path(out)
     finals = {source: out / f"points_{source}.npz" for source in settings.sources}
-    _claim(out / "manifest.json", _identity(classifier, dataset, settings))
-    if all(path.is_file() for path in finals.values()):
+    manifest, folder = out / "manifest.json", out / "shards"
+    if foreign := [path for path in finals.values() if path.exists() and not manifest.exists()]:
+        raise ValueError(f"{foreign[0]} is there and not of this run; give another output")
+    claim(manifest, _identity(classifier, dataset, settings), "points")
+    if all(path.is_file() for path in finals.values()) and not folder.exists():
         return finals
     classifier = classifier.to(pick_device(device)).eval()
-    shards = [out / "shards" / f"{entry['image_id']}.npz" for entry in dataset.dicts]
-    for entry, shard in zip(tqdm(dataset.dicts, "points", unit="image"), shards, strict=True):
-        if not shard.is_file():
-            _write_shard(shard, *image_points(classifier, entry, settings))
-    for source, path in finals.items():
-        _merge(source, path, shards, dataset, settings)
-    for shard in shards:
-        shard.unlink()
-    (out / "shards").rmdir()
+    shards = [folder / f"{entry['image_id']}.npz" for entry in dataset.dicts]
+
+    def make(index: int) -> None:
+        _write_shard(shards[index], *image_points(classifier, dataset.dicts[index], settings))
+
+    make_shards(shards, make, "points")
+    if comm.is_main_process():
+        for source, path in finals.items():
+            _merge(source, path, shards, dataset, settings)
+        shutil.rmtree(folder)
+    comm.synchronize()
     return finals
 
 
@@ -199,20 +206,7 @@ def _identity(
         "weights": weights_digest(classifier.state_dict()),
         "images": images if settings.labels == "given" else list(images),
     }
-    return json.loads(json.dumps(content))
-
-
-def _claim(manifest: Path, identity: dict[str, Any]) -> None:
-    """Say in a folder what it is for, or refuse it if it is for something else."""
-    if not manifest.is_file():
-        write_json(manifest, identity)
-        return
-    known = read_json(manifest)
-    if changed := [key for key, value in identity.items() if known.get(key) != value]:
-        raise ValueError(
-            f"{manifest.parent} holds points made with other {', '.join(changed)}; give another "
-            "folder, or remove it"
-        )
+    return as_json(content)
 
 
 def _write_shard(path: Path, found: dict[str, Points], reason: str) -> None:

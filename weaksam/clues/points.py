@@ -6,14 +6,14 @@ middle of the top left pixel is (0, 0).
 """
 
 import json
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from weaksam.npz import check_offsets, read_npz, write_npz
 
 NONE = -1  # a point without a class, head or layer
 DTYPES = {
@@ -132,13 +132,7 @@ def read_points(path: str | Path) -> PointFile:
                 f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}; expected "
                 f"{np.dtype(kind)} {shape}"
             )
-    if offsets.dtype.kind != "i" or offsets.shape != (count + 1,) or sizes.shape != (count, 2):
-        raise ValueError(f"{path}: {count} ids need {count + 1} offsets and sizes of 2 numbers")
-    if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{path}: offsets do not run from 0 to the {total} points")
-    if len(set(ids.tolist())) < count:
-        twice = next(x for i, x in enumerate(ids) if x in ids[:i])
-        raise ValueError(f"{path}: image id {twice} occurs twice")
+    check_offsets(path, ids, offsets, sizes, total)
     _check_values(path, arrays, np.repeat(np.arange(count), np.diff(offsets)), meta)
     bounds = zip(offsets[:-1], offsets[1:], strict=True)
     points = tuple(Points(**{name: arrays[name][a:b] for name in DTYPES}) for a, b in bounds)
@@ -166,31 +160,3 @@ def _check_values(path: str | Path, arrays: dict, owner: np.ndarray, meta: Any) 
                 f"{xy[number].tolist()}, class {arrays['cls'][number]}; make the points again from "
                 "this dataset"
             )
-
-
-def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays `keys` of an .npz file; pickles in it are refused."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected .npz with {', '.join(keys)}")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            missing = [key for key in keys if key not in content]
-            arrays = {} if missing else {key: content[key] for key in keys}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
-    if missing:
-        raise ValueError(f"{path} lacks the arrays {missing}")
-    return arrays
