@@ -197,6 +197,8 @@ _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 0  # iterations; 0: only after the last one
 _C.TEST.EXPECTED_RESULTS = []  # of [task, metric, value, tolerance], checked after an evaluation
 _C.TEST.DETECTIONS_PER_IMAGE = 100
+# IoUs of further APs by COCO's rule, beside those in the dataset's metadata: 0.25 for AP25.
+_C.TEST.EXTRA_IOU_THRESHOLDS = ()
 _C.TEST.AUG = CN()  # of one more evaluation, whose results are averages over the augmented images
 _C.TEST.AUG.ENABLED = False
 _C.TEST.AUG.MIN_SIZES = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)

@@ -65,8 +65,9 @@ def predictions(scores, masks):
     return {"instances": found}
 
 
-def evaluator_of(name, tmp_path):
+def evaluator_of(name, tmp_path, thresholds=()):
     cfg = get_cfg()
+    cfg.TEST.EXTRA_IOU_THRESHOLDS = thresholds
     cfg.OUTPUT_DIR = str(tmp_path)
     evaluator = Trainer.build_evaluator(cfg, name)
     evaluator.reset()
@@ -87,6 +88,16 @@ def test_vocs_masks_are_judged_at_four_ious_with_their_protocol(register, tmp_pa
     protocol = next(m for m in caplog.messages if m.startswith("Protocol") and "segm" in m)
     for part in ("100 detections an image", "AP25 at IoU 0.25", "AP70 at IoU 0.7", "0.50, 0.55"):
         assert part in protocol
+
+
+def test_own_data_is_judged_at_the_ious_of_the_config(register, tmp_path):
+    register("own_masks", dataset(rectangle(0, 0, 10, 10)), "coco_2017_val")
+    for thresholds, want in (((), set()), ((0.25, 0.7, 0.5), {"AP25", "AP70"})):
+        evaluator = evaluator_of("own_masks", tmp_path, thresholds)
+        evaluator.process([{"image_id": 1}], [predictions([0.9], [rectangle(0, 0, 3, 10)])])
+        results = evaluator.evaluate()["segm"]
+        assert {name for name in results if name in ("AP25", "AP70")} == want
+    assert (results["AP25"], results["AP70"]) == (pytest.approx(100), 0)
 
 
 def test_test_dev_gives_the_file_that_the_server_reads(register, tmp_path, caplog):
