@@ -201,10 +201,10 @@ def _parts(counts: np.ndarray) -> list[slice]:
 
 def counts_of(found: PseudoBoxes, tags: Tags) -> dict[str, Any]:
     """What was kept and what is missing, as json; classes by name where tagged images lack one."""
-    kept, index_of = found.detections, tags.index_of
+    kept, index_of, names = found.detections, tags.index_of, tags.class_names
     pairs = set(zip(kept.images.tolist(), kept.classes.tolist(), strict=True))
     without = Counter(
-        tags.class_names[index_of[number]]
+        names[index_of[number]]
         for row, image in enumerate(tags.images)
         for number in image.category_ids
         if (row, index_of[number]) not in pairs
