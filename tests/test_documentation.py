@@ -1,5 +1,6 @@
 """Every command in README and docs names files and options that exist."""
 
+import re
 import runpy
 import shlex
 import sys
@@ -61,3 +62,17 @@ def test_readme_shows_the_small_run_that_the_tests_make():
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 15
+
+
+def test_tests_that_the_docs_name_exist():
+    named = {
+        found
+        for page in PAGES
+        for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8"))
+    }
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert named and not missing

@@ -82,7 +82,7 @@ def read_detections(path: str | Path, tags: Tags) -> Detections:
             )
         images.append(place[image_id])
         image = tags.images[images[-1]]
-        boxes.append(_box(where, entry["bbox"], image.width, image.height))
+        boxes.append(box_in_image(where, entry["bbox"], image.width, image.height))
         scores.append(_score(where, entry["score"]))
         categories.append(index_of[category])
     if not images:
@@ -152,8 +152,14 @@ def _score(where: str, value: Any) -> float:
     return float(value)
 
 
-def _box(where: str, box: Any, width: int, height: int) -> tuple[float, float, float, float]:
-    """The box cut at the image's edges; ValueError where it is none or not of this image."""
+def box_in_image(
+    where: str, box: Any, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """A box x, y, width, height cut at the image's edges.
+
+    Raises:
+        ValueError: beginning with `where`; it is no box, or reaches farther outside than EDGE.
+    """
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)):
         raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height in finite numbers")
     x, y, w, h = box

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from weaklabels.files import write_json
+from weaklabels.files import file_sha256, read_json, write_json
 from weaklabels.tags import Tags
 from weaksam.detections import Detections
+from weaksam.image_shards import difference
 
 NORMALIZATIONS = ("range", "max", "minmax", "none")
 TIES = ("keep_larger", "reference")
@@ -200,10 +201,10 @@ def _parts(counts: np.ndarray) -> list[slice]:
 
 def counts_of(found: PseudoBoxes, tags: Tags) -> dict[str, Any]:
     """What was kept and what is missing, as json; classes by name where tagged images lack one."""
-    kept, index_of = found.detections, tags.index_of
+    kept, index_of, names = found.detections, tags.index_of, tags.class_names
     pairs = set(zip(kept.images.tolist(), kept.classes.tolist(), strict=True))
     without = Counter(
-        tags.class_names[index_of[number]]
+        names[index_of[number]]
         for row, image in enumerate(tags.images)
         for number in image.category_ids
         if (row, index_of[number]) not in pairs
@@ -219,8 +220,14 @@ def counts_of(found: PseudoBoxes, tags: Tags) -> dict[str, Any]:
     }
 
 
+def origin_of(rule: Rule, detections: Path, tags: Path) -> dict[str, Any]:
+    """All that the boxes depend on: the rule, and digests of the files."""
+    files = {"detections_sha256": file_sha256(detections), "tags_sha256": file_sha256(tags)}
+    return {"rule": rule.as_info()} | files
+
+
 def write_pseudo_boxes(
-    path: str | Path, found: PseudoBoxes, tags: Tags, rule: Rule, source: str
+    path: str | Path, found: PseudoBoxes, tags: Tags, origin: dict[str, Any]
 ) -> dict[str, Any]:
     """Write COCO JSON that a detector trains on; returns `counts_of`, which `info` has, too.
 
@@ -229,8 +236,19 @@ def write_pseudo_boxes(
     "range" a class with one detection has a value near score * 1e8.
 
     Args:
-        source: the file of detections, named in `info`.
+        origin: see `origin_of`; goes into `info`.
+
+    Raises:
+        ValueError: the file is there and was made from something else.
     """
+    path = Path(path)
+    if path.exists():
+        content = read_json(path)
+        info = content.get("info") if isinstance(content, dict) else None
+        if changed := difference(info, origin):
+            raise ValueError(
+                f"{path} was made with other {changed}; give another output, or remove it"
+            )
     counts = counts_of(found, tags)
     kept = found.detections
     columns = (kept.images.tolist(), kept.classes.tolist(), kept.boxes.tolist())
@@ -250,7 +268,7 @@ def write_pseudo_boxes(
     ]
     keys = ("id", "file_name", "height", "width")
     content = {
-        "info": {"rule": rule.as_info(), "detections": source, "tags": tags.file} | counts,
+        "info": origin | counts,
         "images": [{key: getattr(image, key) for key in keys} for image in tags.images],
         "categories": [{"id": number, "name": name} for number, name in tags.categories],
         "annotations": annotations,

@@ -110,12 +110,12 @@ class Trainer(DefaultTrainer):
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
         if evaluator_type == "coco":
-            thresholds = metadata.get("extra_iou_thresholds", ())
+            thresholds = {*metadata.get("extra_iou_thresholds", ()), *cfg.TEST.EXTRA_IOU_THRESHOLDS}
             return COCOEvaluator(
                 dataset_name,
                 output_dir=os.path.join(cfg.OUTPUT_DIR, folder),
                 mode=mode,
-                extra_iou_thresholds=thresholds,
+                extra_iou_thresholds=sorted(thresholds),
             )
         raise ValueError(
             f"dataset {dataset_name!r}: evaluator_type={evaluator_type!r} in its metadata; allowed "

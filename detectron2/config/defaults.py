@@ -126,6 +126,7 @@ _C.MODEL.ROI_HEADS.NUM_CLASSES = 80
 _C.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
 _C.MODEL.ROI_HEADS.IOU_THRESHOLDS = [0.5]
 _C.MODEL.ROI_HEADS.IOU_LABELS = [0, 1]
+_C.MODEL.ROI_HEADS.MATCHER = "iou"  # or "topk": only the 3 best proposals for each object
 _C.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 512
 _C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25
 _C.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = True
@@ -134,6 +135,7 @@ _C.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
 
 _C.MODEL.ROI_BOX_HEAD = CN()
 _C.MODEL.ROI_BOX_HEAD.NAME = ""
+_C.MODEL.ROI_BOX_HEAD.PREDICTOR = "FastRCNNOutputLayers"
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = "smooth_l1"  # or "giou", "diou", "ciou"
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT = 1.0
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -196,6 +198,8 @@ _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 0  # iterations; 0: only after the last one
 _C.TEST.EXPECTED_RESULTS = []  # of [task, metric, value, tolerance], checked after an evaluation
 _C.TEST.DETECTIONS_PER_IMAGE = 100
+# IoUs of further APs by COCO's rule, beside those in the dataset's metadata: 0.25 for AP25.
+_C.TEST.EXTRA_IOU_THRESHOLDS = ()
 _C.TEST.AUG = CN()  # of one more evaluation, whose results are averages over the augmented images
 _C.TEST.AUG.ENABLED = False
 _C.TEST.AUG.MIN_SIZES = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)

@@ -208,7 +208,7 @@ def test_no_detection_of_a_tag_is_counted_and_all_images_are_listed(tmp_path):
     detections = detections_of([(0, 0.5, [1, 2, 3, 4]), (3, 0.9, [1, 1, 5, 5])])
     rule = AdaptiveRule()
     found = select_boxes(detections, tags, rule)
-    counts = write_pseudo_boxes(tmp_path / "boxes.json", found, tags, rule, "detections.jsonl")
+    counts = write_pseudo_boxes(tmp_path / "boxes.json", found, tags, {"rule": rule.as_info()})
     assert counts["tags_without_boxes_by_class"] == {"class 1": 1, "class 2": 1}
     assert (counts["tags_without_boxes"], counts["tags"]) == (2, 3)
     assert (counts["boxes"], counts["images_without_boxes"]) == (1, 2)
@@ -406,7 +406,12 @@ def test_the_command_writes_the_boxes_and_reports(files, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "5 boxes on 1 images" in shown and "1 untagged" in shown
     assert "precision 0.200, recall 1.000" in shown and "protocol: greedy" in shown
-    assert main([*words, "--rule", "topk", "--count", "2"]) == 0
+    top = [*words, "--rule", "topk", "--count", "2"]
+    assert main(top) == 2  # another rule made what is there
+    assert "boxes.json was made with other rule; give another output" in capsys.readouterr().err
+    assert json.loads((tmp_path / "boxes.json").read_text()) == content
+    (tmp_path / "boxes.json").unlink()
+    assert main(top) == 0
     assert json.loads((tmp_path / "boxes.json").read_text())["info"]["rule"] == {
         **{"name": "topk", "count": 2}
     }

@@ -35,6 +35,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "evaluate-labels": "evaluate_labels",
     "evaluate-detections": "evaluate_detections",
     "pseudo-boxes": "pseudo_boxes",
+    "box-masks": "box_masks",
     "import-points": "import_points",
     "convert-bdd100k": "convert_bdd100k",
     "voc-to-coco": "voc_to_coco",

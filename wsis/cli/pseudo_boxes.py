@@ -20,6 +20,7 @@ from weaksam.pseudo_boxes import (
     AdaptiveRule,
     Rule,
     TopRule,
+    origin_of,
     select_boxes,
     write_pseudo_boxes,
 )
@@ -96,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     detections = read_detections(args.detections, tags)
     truth = read_true_boxes(args.truth, tags) if args.truth else None
     found = select_boxes(detections, tags, rule)
-    counts = write_pseudo_boxes(args.output, found, tags, rule, str(args.detections))
+    origin = origin_of(rule, args.detections, args.tags)
+    counts = write_pseudo_boxes(args.output, found, tags, origin)
     print(
         f"{args.output}: {counts['boxes']} boxes on {counts['images']} images, "
         f"{counts['images_without_boxes']} of them without; dropped: "
