@@ -1,12 +1,14 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
+from weaksam.dino.config import add_dino_config
 
 __all__ = ["add_weaksam_config"]
 
 
 def add_weaksam_config(cfg: CfgNode) -> None:
-    """Add `MODEL.WSOD` and the keys beside it. None leaves a value to the head that HEAD names."""
+    """Add `MODEL.WSOD` and `MODEL.DINO`. None leaves a value to the head that WSOD.HEAD names."""
+    add_dino_config(cfg)
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None
