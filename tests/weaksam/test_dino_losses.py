@@ -42,9 +42,7 @@ def test_matches_are_the_library_s(seed: int):
         )
         rows = [(i, *pair) for i, (q, t) in enumerate(want) for pair in zip(q, t, strict=True)]
         mine = zip(got.image[layer], got.query[layer], got.label[layer], strict=True)
-        assert sorted(tuple(map(int, r)) for r in mine) == sorted(
-            tuple(map(int, r)) for r in rows
-        )
+        assert sorted(tuple(map(int, r)) for r in mine) == sorted(tuple(map(int, r)) for r in rows)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,7 +73,8 @@ def test_more_labels_than_queries_and_none():
     assert matches.query.shape == (LAYERS, QUERIES + 1)
     none = random_targets(1, (0, 0, 0), CLASSES)
     matches = match(logits, boxes, none, MatchCosts())
-    losses = layer_losses(logits, boxes, none, matches, mean_count(0, logits.device), LossSettings())
+    count = mean_count(0, logits.device)
+    losses = layer_losses(logits, boxes, none, matches, count, LossSettings())
     assert (losses.classes > 0).all() and not losses.l1.any() and not losses.giou.any()
     sum(losses.named("", slice(None)).values()).backward()
     assert torch.isfinite(logits.grad).all() and not boxes.grad.any()

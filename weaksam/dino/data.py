@@ -19,11 +19,15 @@ def leave_out_small(
         min_image_side, min_box_side: the shorter side is at least this long, pixels of the file.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: an annotation has no box, or nothing is left.
     """
     kept, small_boxes = [], 0
     for record in dataset_dicts:
         boxes = record["annotations"]
+        if not all("bbox" in box for box in boxes):
+            raise ValueError(
+                f"{record.get('file_name')} has an annotation without a bbox: DINO trains on boxes"
+            )
         large = [box for box in boxes if _shorter_side(box) >= min_box_side]
         small_boxes += len(boxes) - len(large)
         if min(record["height"], record["width"]) < min_image_side or (boxes and not large):

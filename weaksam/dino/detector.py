@@ -73,9 +73,9 @@ class DINO(MetaArchitecture, nn.Module):
             input_format: order of the channels.
         """
         super().__init__()
-        if not 0 <= drop_quantile < 1:
+        if not 0 <= drop_quantile <= 1:
             raise ValueError(
-                f"MODEL.DINO.INSTANCE_DROP.QUANTILE={drop_quantile}: expected a share in [0, 1)"
+                f"MODEL.DINO.INSTANCE_DROP.QUANTILE={drop_quantile}: expected a share in [0, 1]"
             )
         dim = sizes.dim
         self.backbone = backbone
