@@ -51,6 +51,10 @@ _C.INPUT.CROP = CN()
 _C.INPUT.CROP.ENABLED = False
 _C.INPUT.CROP.TYPE = "relative_range"
 _C.INPUT.CROP.SIZE = [0.9, 0.9]
+# Additions, for DETR's crops: how often to crop, and shortest edges, one of which the image is
+# resized to before.
+_C.INPUT.CROP.PROB = 1.0
+_C.INPUT.CROP.MIN_SIZES = ()
 
 _C.MODEL = CN()
 _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"

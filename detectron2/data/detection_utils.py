@@ -24,6 +24,7 @@ __all__ = [
     "SizeMismatchError",
     "annotations_to_instances",
     "build_augmentation",
+    "build_crop",
     "build_transform_gen",
     "check_image_size",
     "check_metadata_consistency",
@@ -343,6 +344,18 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if cfg.INPUT.PCA_NOISE > 0:
         augmentations.append(T.RandomLighting(255 * cfg.INPUT.PCA_NOISE, cfg.INPUT.FORMAT))
     return [*augmentations, T.FixedSizeCrop((side, side))] if jitters else augmentations
+
+
+def build_crop(cfg: CfgNode) -> T.Augmentation:
+    """The crop of `INPUT.CROP`, before all other augmentations."""
+    node = cfg.INPUT.CROP
+    if not 0 <= node.PROB <= 1:
+        raise ValueError(f"INPUT.CROP.PROB={node.PROB}: expected a probability in [0, 1]")
+    crop: T.Augmentation = T.RandomCrop(node.TYPE, node.SIZE)
+    if node.MIN_SIZES:
+        resize = T.ResizeShortestEdge(node.MIN_SIZES, sample_style="choice")
+        crop = T.AugmentationList([resize, crop])
+    return crop if node.PROB == 1 else T.RandomApply(crop, node.PROB)
 
 
 def uses_jittering(cfg: CfgNode) -> bool:
