@@ -43,6 +43,16 @@ def small_dino(seed: int = 0, **changes):
     return build_model(small_config(**changes))
 
 
+def shaken_dino(**changes):
+    """Random boxes and samples: at the start the last layers are 0."""
+    model = small_dino(**changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "reg_branches" in name or "sampling_offsets" in name:
+                parameter.normal_(std=0.2)
+    return model
+
+
 def make_input(seed: int, height: int = 64, width: int = 64, count: int = 2) -> dict:
     """An image with squares whose color is their class."""
     generator = torch.Generator().manual_seed(seed)
