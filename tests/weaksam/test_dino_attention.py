@@ -20,7 +20,9 @@ from weaksam.dino.positions import (
 from weaksam.dino.transformer import Encoder, TransformerSizes, cell_centers
 
 DIM, HEADS, LEVELS, POINTS = 16, 2, 2, 3
-SIZES = TransformerSizes(dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=32)
+SIZES = TransformerSizes(
+    dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=32, encoder_layers=2
+)
 
 
 def shaken(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -98,7 +100,7 @@ def test_the_encoder_is_the_library_s():
     from transformers.models.deformable_detr.modeling_deformable_detr import DeformableDetrEncoder
 
     maps = random_maps(dim=DIM, levels=LEVELS)
-    ours = shaken(Encoder(2, SIZES)).eval()
+    ours = shaken(Encoder(SIZES)).eval()
     config = DeformableDetrConfig(
         d_model=DIM,
         encoder_layers=2,
@@ -143,8 +145,10 @@ def test_the_encoder_is_the_library_s():
 def test_padding_changes_nothing():
     torch.manual_seed(0)
     level_embed = torch.randn(1, DIM)
-    one_level = TransformerSizes(dim=DIM, heads=HEADS, levels=1, points=POINTS, ffn_dim=32)
-    encoder = shaken(Encoder(2, one_level)).eval()
+    one_level = TransformerSizes(
+        dim=DIM, heads=HEADS, levels=1, points=POINTS, ffn_dim=32, encoder_layers=2
+    )
+    encoder = shaken(Encoder(one_level)).eval()
     small = torch.randn(1, DIM, 4, 5)
     large = torch.randn(1, DIM, 7, 9)
     large[:, :, :4, :5] = small

@@ -28,8 +28,10 @@ def library():
 def our_decoder() -> tuple[Decoder, nn.ModuleList]:
     """A decoder and box branches with random weights."""
     torch.manual_seed(0)
-    sizes = TransformerSizes(dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=48)
-    decoder = Decoder(LAYERS, sizes).eval()
+    sizes = TransformerSizes(
+        dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=48, decoder_layers=LAYERS
+    )
+    decoder = Decoder(sizes).eval()
     branches = nn.ModuleList(_box_branch(DIM) for _ in range(LAYERS))
     for parameter in (*decoder.parameters(), *branches.parameters()):
         nn.init.normal_(parameter, std=0.2)

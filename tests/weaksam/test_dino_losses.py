@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.weaksam.dino_samples import random_targets
-from weaksam.dino.denoising import Denoising
+from weaksam.dino.denoising import Denoising, DenoisingSettings
 from weaksam.dino.losses import LossSettings, dropped_matches, layer_losses, mean_count
 from weaksam.dino.matching import MatchCosts, Matches, Targets, match
 
@@ -159,8 +159,8 @@ def test_a_dropped_loss_may_be_infinite():
 
 def noisy_queries(counts=COUNTS, seed: int = 0, **changes):
     torch.manual_seed(seed)
-    options = {"num_queries": 20, "label_noise": 0.5, "box_noise": 1.0} | changes
-    denoising = Denoising(CLASSES, 8, **options)
+    settings = DenoisingSettings(**({"queries": 20} | changes))
+    denoising = Denoising(CLASSES, 8, settings)
     targets = random_targets(seed, counts, CLASSES)
     return denoising, targets, denoising(targets, num_matching=QUERIES)
 
@@ -191,7 +191,7 @@ def corner_shift(box, label):
 
 
 def test_classes_are_changed_in_half_of_the_share():
-    denoising, targets, got = noisy_queries((6,), label_noise=1.0, num_queries=900)
+    denoising, targets, got = noisy_queries((6,), label_noise=1.0, queries=900)
     table = denoising.label_embedding.weight
     wanted = table[targets[0].classes].repeat(len(got) // 6, 1)
     changed = (got.content[0] != wanted).any(dim=1).float().mean()
@@ -212,7 +212,7 @@ def test_groups_are_hidden_from_each_other_and_from_matching_queries():
 
 @pytest.mark.parametrize("counts, queries", [((0, 0), 20), ((2, 1), 0)])
 def test_without_labels_or_denoising_there_are_no_queries(counts, queries):
-    denoising, _, got = noisy_queries(counts, num_queries=queries)
+    denoising, _, got = noisy_queries(counts, queries=queries)
     assert len(got) == 0 and got.is_hidden.shape == (QUERIES, QUERIES)
     assert got.matches.query.shape == (1, 0) and not got.is_hidden.any()
     got.content.sum().backward()

@@ -154,9 +154,12 @@ def test_one_version_is_plain_inference_after_nms():
     )
 
 
-def test_other_merges_are_refused():
+def test_other_merges_and_thresholds_are_refused():
     cfg = small_config(TEST__AUG__MERGE="average")
     with pytest.raises(ValueError, match="set it to 'union'"):
+        meta_architecture(cfg).check_tta(cfg)
+    cfg = small_config(MODEL__DINO__NMS_THRESH_TTA=60.0)
+    with pytest.raises(ValueError, match="NMS_THRESH_TTA=60.0"):
         meta_architecture(cfg).check_tta(cfg)
 
 

@@ -9,9 +9,22 @@ from torch.nn import functional as F
 
 from weaksam.dino.matching import Matches, Targets
 
-__all__ = ["Denoising", "DenoisingQueries"]
+__all__ = ["Denoising", "DenoisingQueries", "DenoisingSettings"]
 
 LOGIT_LIMIT = math.log(1e3)  # noisy boxes stay this far from 0 and 1, as in mmdetection
+
+
+@dataclass(frozen=True)
+class DenoisingSettings:
+    """queries: positive ones; their number over the most labels of an image is the number of
+        groups, at least one. 0 switches denoising off.
+    label_noise: twice the share of queries whose class is drawn anew.
+    box_noise: how far the corners of positive boxes move at most, in halves of their sides.
+    """
+
+    queries: int = 100
+    label_noise: float = 0.5
+    box_noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,23 +47,15 @@ class DenoisingQueries:
 class Denoising(nn.Module):
     """Makes groups of queries: a positive and a negative one for each label of the image.
 
-    Positive boxes are shifted by at most half their size (times `box_noise`) and must find their
-    label, negative ones by more and must find nothing. Some classes are replaced. Groups do not see
-    each other, and matching queries see no group; groups see the matching queries.
+    Corners of positive boxes move by at most half a side (times `box_noise`), and the queries must
+    find their label; those of negative boxes move by more, and they must find nothing. Groups do
+    not see each other, and matching queries see no group; groups see the matching queries.
     """
 
-    def __init__(
-        self, num_classes: int, dim: int, num_queries: int, label_noise: float, box_noise: float
-    ):
-        """
-        Args:
-            num_queries: positive ones; their number over the most labels of an image is the number
-                of groups, at least one. 0 switches denoising off.
-        """
+    def __init__(self, num_classes: int, dim: int, settings: DenoisingSettings):
         super().__init__()
         self.label_embedding = nn.Embedding(num_classes, dim)
-        self.num_queries = num_queries
-        self.label_noise, self.box_noise = label_noise, box_noise
+        self.settings = settings
 
     def forward(self, targets: list[Targets], num_matching: int) -> DenoisingQueries:
         """Queries for a batch; none if it has no label, or without denoising.
@@ -67,9 +72,9 @@ class Denoising(nn.Module):
             self.label_embedding.num_embeddings,
             num_matching,
             self._embed,
-            self.num_queries,
-            self.label_noise,
-            self.box_noise,
+            self.settings.queries,
+            self.settings.label_noise,
+            self.settings.box_noise,
         )
         if content is None:
             return self._none(len(targets), num_matching)

@@ -14,9 +14,15 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from weaksam.dino.attention import FlatMaps
 from weaksam.dino.data import leave_out_small
-from weaksam.dino.denoising import Denoising
+from weaksam.dino.denoising import Denoising, DenoisingSettings
 from weaksam.dino.head import BoxHead
-from weaksam.dino.losses import LayerLosses, LossSettings, layer_losses, mean_count
+from weaksam.dino.losses import (
+    DropSettings,
+    LayerLosses,
+    LossSettings,
+    layer_losses,
+    mean_count,
+)
 from weaksam.dino.maps import ChannelMapper, flatten_maps, padding_mask
 from weaksam.dino.matching import MatchCosts, Targets, match
 from weaksam.dino.names import from_mmdetection, is_mmdetection
@@ -45,65 +51,47 @@ class DINO(MetaArchitecture, nn.Module):
         backbone: Backbone,
         in_features: list[str],
         num_classes: int,
+        num_queries: int,
         sizes: TransformerSizes,
-        num_queries: int = 900,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        position_temperature: float = 20,
-        denoising_queries: int = 100,
-        label_noise: float = 0.5,
-        box_noise: float = 1.0,
-        costs: MatchCosts | None = None,
-        losses: LossSettings | None = None,
-        drop_quantile: float = 0.0,
-        drop_from: int = 0,
-        max_detections: int = 300,
+        position_temperature: float,
+        denoising: DenoisingSettings,
+        costs: MatchCosts,
+        losses: LossSettings,
+        drop: DropSettings,
+        max_detections: int,
         pixel_mean: list[float],
         pixel_std: list[float],
-        input_format: str = "RGB",
     ):
         """
         Args:
             in_features: names of the backbone's maps, of rising stride.
-            denoising_queries, label_noise, box_noise: see `Denoising`.
-            drop_quantile: see `dropped_matches`; 0 drops nothing.
-            drop_from: the first iteration that drops.
             max_detections: of an image.
             pixel_mean, pixel_std: of each channel, to normalize pixels.
-            input_format: order of the channels.
         """
         super().__init__()
-        if not 0 <= drop_quantile <= 1:
-            raise ValueError(
-                f"MODEL.DINO.INSTANCE_DROP.QUANTILE={drop_quantile}: expected a share in [0, 1]"
-            )
         dim = sizes.dim
         self.backbone = backbone
         self.in_features = in_features
         shapes = backbone.output_shape()
         channels = [shapes[name].channels for name in in_features]
         self.neck = ChannelMapper(channels, dim, sizes.levels)
-        self.encoder = Encoder(encoder_layers, sizes)
-        self.decoder = Decoder(decoder_layers, sizes)
+        self.encoder = Encoder(sizes)
+        self.decoder = Decoder(sizes)
         self.level_embed = nn.Parameter(torch.randn(sizes.levels, dim))
         self.memory_trans_fc = xavier_linear(dim, dim)
         self.memory_trans_norm = nn.LayerNorm(dim)
         self.query_embedding = nn.Embedding(num_queries, dim)
-        self.bbox_head = BoxHead(dim, num_classes, decoder_layers)
-        self.dn_query_generator = Denoising(
-            num_classes, dim, denoising_queries, label_noise, box_noise
-        )
+        self.bbox_head = BoxHead(dim, num_classes, sizes.decoder_layers)
+        self.dn_query_generator = Denoising(num_classes, dim, denoising)
         self.position_temperature = position_temperature
-        self.costs, self.loss_settings = costs or MatchCosts(), losses or LossSettings()
-        self.drop_quantile, self.drop_from = drop_quantile, drop_from
+        self.costs, self.loss_settings, self.drop = costs, losses, drop
         self.max_detections = max_detections
-        self.input_format = input_format
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from `MODEL`, `TEST.DETECTIONS_PER_IMAGE` and `INPUT.FORMAT`."""
+        """Constructor arguments from `MODEL` and `TEST.DETECTIONS_PER_IMAGE`."""
         node = cfg.MODEL.DINO
         focal = {"alpha": node.FOCAL_ALPHA, "gamma": node.FOCAL_GAMMA}
         drop = node.INSTANCE_DROP
@@ -111,6 +99,7 @@ class DINO(MetaArchitecture, nn.Module):
             "backbone": build_backbone(cfg),
             "in_features": list(node.IN_FEATURES),
             "num_classes": node.NUM_CLASSES,
+            "num_queries": node.NUM_QUERIES,
             "sizes": TransformerSizes(
                 dim=node.HIDDEN_DIM,
                 heads=node.NUM_HEADS,
@@ -118,22 +107,17 @@ class DINO(MetaArchitecture, nn.Module):
                 points=node.NUM_POINTS,
                 ffn_dim=node.FFN_DIM,
                 dropout=node.DROPOUT,
+                encoder_layers=node.ENC_LAYERS,
+                decoder_layers=node.DEC_LAYERS,
             ),
-            "num_queries": node.NUM_QUERIES,
-            "encoder_layers": node.ENC_LAYERS,
-            "decoder_layers": node.DEC_LAYERS,
             "position_temperature": node.PE_TEMPERATURE,
-            "denoising_queries": node.DN_QUERIES,
-            "label_noise": node.DN_LABEL_NOISE,
-            "box_noise": node.DN_BOX_NOISE,
+            "denoising": DenoisingSettings(node.DN_QUERIES, node.DN_LABEL_NOISE, node.DN_BOX_NOISE),
             "costs": MatchCosts(node.COST_CLASS, node.COST_BBOX, node.COST_GIOU, **focal),
             "losses": LossSettings(node.CLASS_WEIGHT, node.BBOX_WEIGHT, node.GIOU_WEIGHT, **focal),
-            "drop_quantile": drop.QUANTILE if drop.ISON else 0.0,
-            "drop_from": drop.OPERATE_ITER,
+            "drop": DropSettings(drop.ISON, drop.QUANTILE, drop.OPERATE_ITER),
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
         }
 
     num_classes_key = "MODEL.DINO.NUM_CLASSES"
@@ -154,6 +138,10 @@ class DINO(MetaArchitecture, nn.Module):
                 f"TEST.AUG.MERGE={cfg.TEST.AUG.MERGE!r}: DINO joins the detections of all versions "
                 "of an image; set it to 'union'"
             )
+
+        threshold = cfg.MODEL.DINO.NMS_THRESH_TTA
+        if not 0 < threshold <= 1:
+            raise ValueError(f"MODEL.DINO.NMS_THRESH_TTA={threshold}: expected an IoU in (0, 1]")
 
     @classmethod
     def with_tta(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -248,12 +236,10 @@ class DINO(MetaArchitecture, nn.Module):
     def matching_losses(self, logits: Tensor, boxes: Tensor, targets: list[Targets]) -> LayerLosses:
         """Losses of layers that are matched to the labels, without what is dropped."""
         matches = match(logits, boxes, targets, self.costs)
-        quantile = self.drop_quantile
-        if quantile > 0 and get_event_storage().iter < self.drop_from:
-            quantile = 0.0
+        share = self.drop.share(get_event_storage().iter) if self.drop.is_on else 0.0
         count = mean_count(matches.query.shape[1], self.device)
-        own = layer_losses(logits, boxes, targets, matches, count, self.loss_settings, quantile)
-        if self.drop_quantile > 0:
+        own = layer_losses(logits, boxes, targets, matches, count, self.loss_settings, share)
+        if self.drop.is_on:
             dropped = own.dropped[-2].sum().item()  # of the last decoder layer
             get_event_storage().put_scalar("dino/dropped", dropped)
         return own

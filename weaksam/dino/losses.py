@@ -11,7 +11,14 @@ from detectron2.utils import comm
 from weaksam.dino.matching import Matches, Targets
 from weaksam.dino.positions import cxcywh_to_xyxy
 
-__all__ = ["LayerLosses", "LossSettings", "dropped_matches", "layer_losses", "mean_count"]
+__all__ = [
+    "DropSettings",
+    "LayerLosses",
+    "LossSettings",
+    "dropped_matches",
+    "layer_losses",
+    "mean_count",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,25 @@ class LossSettings:
     giou: float = 2.0
     alpha: float = 0.25
     gamma: float = 2.0
+
+
+@dataclass(frozen=True)
+class DropSettings:
+    """RoI drop: from an iteration on, the quantile of the matches with the largest class loss."""
+
+    is_on: bool
+    quantile: float
+    first_iteration: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise ValueError(
+                f"MODEL.DINO.INSTANCE_DROP.QUANTILE={self.quantile}: expected a share in (0, 1]"
+            )
+
+    def share(self, iteration: int) -> float:
+        """The share that is dropped in an iteration."""
+        return self.quantile if self.is_on and iteration >= self.first_iteration else 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,7 @@ def layer_losses(
     matches: Matches,
     count: float,
     settings: LossSettings,
-    drop_quantile: float = 0.0,
+    dropped_share: float = 0.0,
 ) -> LayerLosses:
     """Losses of every layer by itself: the focal loss of all queries, L1 and GIoU of matched ones.
 
@@ -59,7 +85,7 @@ def layer_losses(
         boxes: (layers, B, Q, 4), center and size in [0, 1].
         matches: of these layers, or one for all.
         count: what the sums are divided by; see `mean_count`. Dropping does not change it.
-        drop_quantile: see `dropped_matches`; 0 drops nothing.
+        dropped_share: see `dropped_matches`; 0 drops nothing.
     """
     logits, boxes = logits.float(), boxes.float()
     layers = len(logits)
@@ -75,7 +101,7 @@ def layer_losses(
     positive = torch.zeros_like(logits)
     positive[layer, image, query, classes] = 1
     focal = sigmoid_focal_loss(logits, positive, settings.alpha, settings.gamma).sum(dim=-1)
-    dropped = dropped_matches(focal[layer, image, query].detach(), drop_quantile)
+    dropped = dropped_matches(focal[layer, image, query].detach(), dropped_share)
     is_left_out = torch.zeros_like(focal, dtype=torch.bool)
     is_left_out[layer, image, query] = dropped
     # `where` and not a product: a dropped loss may be infinite.
@@ -93,17 +119,17 @@ def layer_losses(
     )
 
 
-def dropped_matches(losses: Tensor, quantile: float) -> Tensor:
-    """Which matches are dropped: in each layer the floor(quantile * M) with the largest loss.
+def dropped_matches(losses: Tensor, share: float) -> Tensor:
+    """Which matches are dropped: in each layer the floor(share * M) with the largest loss.
 
     Args:
         losses: (layers, M) classification losses.
 
     Returns:
-        (layers, M) bool. With M < 1 / quantile nothing is dropped.
+        (layers, M) bool. With M < 1 / share nothing is dropped.
     """
     # 0.29 * 100 is a little less than 29.
-    count = int(quantile * losses.shape[1] + 1e-6)
+    count = int(share * losses.shape[1] + 1e-6)
     dropped = torch.zeros_like(losses, dtype=torch.bool)
     return dropped.scatter(1, losses.topk(count, dim=1).indices, True)
 

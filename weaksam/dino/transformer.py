@@ -16,7 +16,7 @@ REFINE_EPS = 1e-3  # of the inverse sigmoid between decoder layers, as in mmdete
 
 @dataclass(frozen=True)
 class TransformerSizes:
-    """Of both parts: channels, heads, maps, points of a head on each map, hidden channels."""
+    """Channels, heads, maps, points of a head on each map, hidden channels, layers of both parts."""
 
     dim: int = 256
     heads: int = 8
@@ -24,6 +24,8 @@ class TransformerSizes:
     points: int = 4
     ffn_dim: int = 2048
     dropout: float = 0.0
+    encoder_layers: int = 6
+    decoder_layers: int = 6
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 4:
@@ -71,9 +73,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Layers of deformable self-attention over all maps."""
 
-    def __init__(self, num_layers: int, sizes: TransformerSizes):
+    def __init__(self, sizes: TransformerSizes):
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(sizes) for _ in range(num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(sizes) for _ in range(sizes.encoder_layers))
 
     def forward(self, maps: FlatMaps) -> FlatMaps:
         places = cell_centers(maps)
@@ -148,10 +150,10 @@ class BoxMLP(nn.Module):
 class Decoder(nn.Module):
     """Layers that refine queries and their boxes, as in DAB-DETR with DINO's look-forward-twice."""
 
-    def __init__(self, num_layers: int, sizes: TransformerSizes):
+    def __init__(self, sizes: TransformerSizes):
         super().__init__()
         self.dim = sizes.dim
-        self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.decoder_layers))
         self.ref_point_head = BoxMLP(sizes.dim)
         self.norm = nn.LayerNorm(sizes.dim)
 
