@@ -138,7 +138,6 @@ class DINO(MetaArchitecture, nn.Module):
                 f"TEST.AUG.MERGE={cfg.TEST.AUG.MERGE!r}: DINO joins the detections of all versions "
                 "of an image; set it to 'union'"
             )
-
         threshold = cfg.MODEL.DINO.NMS_THRESH_TTA
         if not 0 < threshold <= 1:
             raise ValueError(f"MODEL.DINO.NMS_THRESH_TTA={threshold}: expected an IoU in (0, 1]")

@@ -16,7 +16,7 @@ REFINE_EPS = 1e-3  # of the inverse sigmoid between decoder layers, as in mmdete
 
 @dataclass(frozen=True)
 class TransformerSizes:
-    """Channels, heads, maps, points of a head on each map, hidden channels, layers of both parts."""
+    """Channels, heads, maps, points of a head on each map, hidden channels, and layers."""
 
     dim: int = 256
     heads: int = 8
