@@ -1,5 +1,11 @@
 """The whole DINO: queries, refinement, frames of results, training."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -271,3 +277,33 @@ def test_few_places_and_many_labels_are_no_error():
     with EventStorage(0):
         losses = model.losses(maps, model.select(maps), targets)
     assert all(torch.isfinite(v) for v in losses.values())
+
+
+def train_steps(tmp_path, processes: int, denoising: int) -> list[dict]:
+    """What each process prints."""
+    program, store = Path(__file__).with_name("train_dino_steps.py"), tmp_path / f"{processes}"
+    commands = [
+        [sys.executable, program, store, *map(str, (processes, rank, denoising))]
+        for rank in range(processes)
+    ]
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, text=True) for c in commands]
+    output = [process.communicate(timeout=120)[0] for process in running]
+    assert all(process.returncode == 0 for process in running)
+    return [json.loads(text) for text in output]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path):
+    """Without denoising, whose noise depends on the batch; one process has no label."""
+    (one,), two = (train_steps(tmp_path, processes, denoising=0) for processes in (1, 2))
+    mean = np.mean([r["losses"] for r in two], axis=0)
+    np.testing.assert_allclose(mean, one["losses"], rtol=1e-4, atol=1e-6)
+    assert two[0]["weights"] == two[1]["weights"]
+    np.testing.assert_allclose(two[0]["weights"], one["weights"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_without_labels_trains_beside_one_that_denoises(tmp_path):
+    one, other = train_steps(tmp_path, processes=2, denoising=6)
+    assert one["weights"] == other["weights"]
+    assert one["losses"][0][-1] > 0 and other["losses"][0][-1] == 0
