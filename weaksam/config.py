@@ -7,8 +7,7 @@ __all__ = ["add_weaksam_config"]
 
 
 def add_weaksam_config(cfg: CfgNode) -> None:
-    """Add `MODEL.WSOD` and `MODEL.DINO`. None leaves a value to the head that WSOD.HEAD names."""
-    add_dino_config(cfg)
+    """Add `MODEL.WSOD` and the keys beside it. None leaves a value to the head that HEAD names."""
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None
@@ -43,3 +42,5 @@ def add_weaksam_config(cfg: CfgNode) -> None:
     superpixels.CALLS = 40_000  # training calls over which their influence fades
     superpixels.REGION_SIZE = 20  # pixels of the network's input
     superpixels.STRIDE = 4  # boxes are compared with a map of every so many pixels
+
+    add_dino_config(cfg)

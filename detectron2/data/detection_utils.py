@@ -304,6 +304,18 @@ def filter_empty_instances(
     return (kept, keep) if return_mask else kept
 
 
+def build_crop(cfg: CfgNode) -> T.Augmentation:
+    """The crop of `INPUT.CROP`, before all other augmentations."""
+    node = cfg.INPUT.CROP
+    if not 0 <= node.PROB <= 1:
+        raise ValueError(f"INPUT.CROP.PROB={node.PROB}: expected a probability in [0, 1]")
+    crop: T.Augmentation = T.RandomCrop(node.TYPE, node.SIZE)
+    if node.MIN_SIZES:
+        resize = T.ResizeShortestEdge(node.MIN_SIZES, sample_style="choice")
+        crop = T.AugmentationList([resize, crop])
+    return crop if node.PROB == 1 else T.RandomApply(crop, node.PROB)
+
+
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     """Raise ValueError unless the metadata of all datasets agree in `key`."""
     if len(dataset_names) == 0:
@@ -344,18 +356,6 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if cfg.INPUT.PCA_NOISE > 0:
         augmentations.append(T.RandomLighting(255 * cfg.INPUT.PCA_NOISE, cfg.INPUT.FORMAT))
     return [*augmentations, T.FixedSizeCrop((side, side))] if jitters else augmentations
-
-
-def build_crop(cfg: CfgNode) -> T.Augmentation:
-    """The crop of `INPUT.CROP`, before all other augmentations."""
-    node = cfg.INPUT.CROP
-    if not 0 <= node.PROB <= 1:
-        raise ValueError(f"INPUT.CROP.PROB={node.PROB}: expected a probability in [0, 1]")
-    crop: T.Augmentation = T.RandomCrop(node.TYPE, node.SIZE)
-    if node.MIN_SIZES:
-        resize = T.ResizeShortestEdge(node.MIN_SIZES, sample_style="choice")
-        crop = T.AugmentationList([resize, crop])
-    return crop if node.PROB == 1 else T.RandomApply(crop, node.PROB)
 
 
 def uses_jittering(cfg: CfgNode) -> bool:
