@@ -126,6 +126,17 @@ def test_boxes_that_are_all_too_small_are_an_error(shapes, tmp_path, capfd):
     assert "MODEL.DINO.MIN_IMAGE_SIDE or MIN_BOX_SIDE" in capfd.readouterr().err
 
 
+def test_the_config_for_shapes_trains_on_a_cpu(shapes, tmp_path):
+    datasets = [
+        f"{name}={shapes}/annotations/instances_{split}.json:{shapes}/{split}"
+        for name, split in zip(NAMES, ("train", "val"), strict=True)
+    ]
+    words = ["DATASETS.TRAIN", str(tuple(datasets[:1])), "DATASETS.TEST", str(tuple(datasets[1:]))]
+    words += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "OUTPUT_DIR", str(tmp_path)]
+    assert main(["--config-file", "WeakSAM/dino_shapes.yaml", "--num-gpus", "0", *words]) == 0
+    assert "bbox/AP50" in metrics_of(tmp_path)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_configs_train_as_published(name: str):
     cfg = load_config(f"WeakSAM/{name}.yaml", ["MODEL.DEVICE", "cpu"])
