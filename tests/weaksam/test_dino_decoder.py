@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.weaksam.dino_samples import random_maps
-from weaksam.dino.head import _box_branch
+from weaksam.dino.head import box_branch
 from weaksam.dino.positions import map_encoding
 from weaksam.dino.selection import place_boxes
 from weaksam.dino.transformer import Decoder, TransformerSizes
@@ -32,7 +32,7 @@ def our_decoder() -> tuple[Decoder, nn.ModuleList]:
         dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=48, decoder_layers=LAYERS
     )
     decoder = Decoder(sizes).eval()
-    branches = nn.ModuleList(_box_branch(DIM) for _ in range(LAYERS))
+    branches = nn.ModuleList(box_branch(DIM) for _ in range(LAYERS))
     for parameter in (*decoder.parameters(), *branches.parameters()):
         nn.init.normal_(parameter, std=0.2)
     return decoder, branches

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from weaksam.dino.positions import inverse_sigmoid
 
-__all__ = ["BoxHead"]
+__all__ = ["BoxHead", "box_branch"]
 
 PRIOR_PROB = 0.01  # of every class at the start, for focal loss
 START_EPS = 1e-5  # of the inverse sigmoid of the boxes that predictions start from
@@ -21,7 +21,7 @@ class BoxHead(nn.Module):
         self.cls_branches = nn.ModuleList(
             nn.Linear(dim, num_classes) for _ in range(num_layers + 1)
         )
-        self.reg_branches = nn.ModuleList(_box_branch(dim) for _ in range(num_layers + 1))
+        self.reg_branches = nn.ModuleList(box_branch(dim) for _ in range(num_layers + 1))
         for branch in self.cls_branches:
             nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROB) / PRIOR_PROB))
 
@@ -43,7 +43,7 @@ class BoxHead(nn.Module):
         return torch.stack(logits), torch.stack(boxes)
 
 
-def _box_branch(dim: int) -> nn.Sequential:
+def box_branch(dim: int) -> nn.Sequential:
     """Three linear layers; the last is 0 at the start, so that boxes stay where they are."""
     branch = nn.Sequential(
         nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4)

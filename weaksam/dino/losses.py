@@ -135,7 +135,7 @@ def dropped_matches(losses: Tensor, share: float) -> Tensor:
 
 
 def mean_count(count: int, device: torch.device) -> float:
-    """Mean of a number over all processes, at least 1; one process alone would not wait."""
+    """Mean of a number over all processes, at least 1; every process must call it."""
     processes = comm.get_world_size()
     if processes > 1:
         total = torch.tensor(float(count), device=device)
