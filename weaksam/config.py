@@ -1,6 +1,7 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
+from weaksam.dino.config import add_dino_config
 from weaksam.roi_drop import InstanceDropOutputLayers
 
 __all__ = ["add_weaksam_config"]
@@ -59,3 +60,5 @@ def _add_wsod(cfg: CfgNode) -> None:
     superpixels.CALLS = 40_000  # training calls over which their influence fades
     superpixels.REGION_SIZE = 20  # pixels of the network's input
     superpixels.STRIDE = 4  # boxes are compared with a map of every so many pixels
+
+    add_dino_config(cfg)

@@ -171,6 +171,8 @@ class DetectionCheckpointer(Checkpointer):
             weights = data.get("blobs", data)
             weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if "model" not in data and isinstance(data.get("state_dict"), dict):  # OpenMMLab's
+            data = {"model": data["state_dict"]}
         if "model" not in data:
             if not data or not all(hasattr(value, "shape") for value in data.values()):
                 raise ValueError(
@@ -188,6 +190,8 @@ class DetectionCheckpointer(Checkpointer):
         author = checkpoint.pop("__author__", None)
         if match_endings:
             checkpoint["model"] = self._match(checkpoint["model"], author)
+        if convert := getattr(self.model, "convert_weights", None):
+            checkpoint["model"] = convert(checkpoint["model"])
         weights = checkpoint["model"]
         # Removes tensors of a wrong shape from `weights`.
         incompatible = super()._load_model(checkpoint)

@@ -45,8 +45,21 @@ for _builtins in ("builtins", "__builtin__"):
         ALLOWED_GLOBALS[(_builtins, _type.__name__)] = _type
 
 
+class _LossHistory:
+    """In place of the past losses in OpenMMLab's checkpoints, of which nothing is kept."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _no_attribute(*_: Any) -> None:
+    """In place of `getattr`, by which those losses name their own methods."""
+
+
 # Numpy arrays and scalars, such as a best AP, are data only.
-_NUMPY_IN_TORCH_FILES = [
+_DATA_IN_TORCH_FILES = [
+    (_LossHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
+    *((_no_attribute, f"{_builtins}.getattr") for _builtins in ("builtins", "__builtin__")),
     *((value, f"{module}.{name}") for (module, name), value in ALLOWED_GLOBALS.items()),
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
 ]
@@ -77,7 +90,7 @@ def read_pickle_file(path: str) -> Any:
 def read_torch_file(path: str) -> Any:
     """Content of a file written by `torch.save`, with tensors on the CPU."""
     try:
-        with torch.serialization.safe_globals(_NUMPY_IN_TORCH_FILES):
+        with torch.serialization.safe_globals(_DATA_IN_TORCH_FILES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

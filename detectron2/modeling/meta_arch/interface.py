@@ -42,6 +42,11 @@ class MetaArchitecture:
         """Why the results are not a detector's AP, in words for reports; None if they are."""
         return None
 
+    @staticmethod
+    def convert_weights(weights: dict[str, Any]) -> dict[str, Any]:
+        """Weights of a checkpoint by the names of the network; by default they have them."""
+        return weights
+
     @classmethod
     def prepare_dataset(
         cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]], is_train: bool
