@@ -41,6 +41,12 @@ _C.INPUT.MIN_SIZE_TEST = 800  # 0: no resizing
 _C.INPUT.MAX_SIZE_TEST = 1333
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "vertical" or "none"
 _C.INPUT.PCA_NOISE = 0.0  # of ImageNet's color components, where white is 1
+# Mask2Former's keys. A name that ends with "lsj" (coco_instance_lsj) selects large-scale jittering
+# in place of MIN_SIZE_TRAIN: the image at a random scale, in a square of IMAGE_SIZE pixels.
+_C.INPUT.DATASET_MAPPER_NAME = ""
+_C.INPUT.IMAGE_SIZE = 1024
+_C.INPUT.MIN_SCALE = 0.1
+_C.INPUT.MAX_SCALE = 2.0
 _C.INPUT.CROP = CN()
 _C.INPUT.CROP.ENABLED = False
 _C.INPUT.CROP.TYPE = "relative_range"
@@ -177,6 +183,9 @@ _C.SOLVER.RESCALE_INTERVAL = False  # True: the schedule starts after the warm-u
 # rates, [text, factor], for parameters whose names contain the text.
 _C.SOLVER.OPTIMIZER = "SGD"
 _C.SOLVER.LR_FACTORS = []
+# Mask2Former's keys: a factor on the rate of the backbone, and the weight decay of embeddings.
+_C.SOLVER.BACKBONE_MULTIPLIER = 1.0
+_C.SOLVER.WEIGHT_DECAY_EMBED = None  # None: as WEIGHT_DECAY
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.NESTEROV = False
 _C.SOLVER.WEIGHT_DECAY = 0.0001
@@ -185,7 +194,7 @@ _C.SOLVER.WEIGHT_DECAY_BIAS = None  # None: as WEIGHT_DECAY
 _C.SOLVER.BIAS_LR_FACTOR = 1.0
 _C.SOLVER.CLIP_GRADIENTS = CN()
 _C.SOLVER.CLIP_GRADIENTS.ENABLED = False
-_C.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"  # or "norm"
+_C.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"  # or "norm", or "full_model": one norm for all
 _C.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
 _C.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
 _C.SOLVER.AMP = CN()

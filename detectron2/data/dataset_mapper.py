@@ -72,6 +72,7 @@ class DatasetMapper:
         crops = cfg.INPUT.CROP.ENABLED and is_train
         if crops:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        crops |= is_train and utils.uses_jittering(cfg)
         return {
             "is_train": is_train,
             "augmentations": augmentations,
