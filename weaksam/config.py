@@ -1,12 +1,14 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
+from weaksam.mask2former import add_mask2former_config
 
 __all__ = ["add_weaksam_config"]
 
 
 def add_weaksam_config(cfg: CfgNode) -> None:
-    """Add `MODEL.WSOD` and the keys beside it. None leaves a value to the head that HEAD names."""
+    """Add `MODEL.WSOD`, and Mask2Former's keys. None leaves a value to the head that HEAD names."""
+    add_mask2former_config(cfg)
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None
