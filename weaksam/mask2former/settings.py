@@ -1,4 +1,4 @@
-"""Settings of a Mask2Former, and their form for `transformers`, which is imported when asked for."""
+"""Settings of a Mask2Former, and their form for `transformers`, which is imported when needed."""
 
 import importlib
 from dataclasses import dataclass

@@ -1,0 +1,321 @@
+"""Mask2Former: its network and losses are the library's, its first weights the original's."""
+
+import importlib.util
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+pytest.importorskip("transformers", reason="needs the extra [sam]")
+
+import transformers
+
+from detectron2.modeling import meta_architecture
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from tests.weaksam.small_mask2former import CLASSES, build, make_input, small_config
+from weaksam.mask2former.head import Stage
+from weaksam.mask2former.inference import find_instances
+from weaksam.mask2former.losses import find_targets, stage_losses
+from weaksam.mask2former.settings import HeadSettings, LossSettings, library_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class OurBackbone(torch.nn.Module):
+    """Our ResNet as the library wants one."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):
+        features = self.model.backbone(pixels)
+        maps = [features[name] for name in self.model.in_features]
+        return transformers.modeling_outputs.BackboneOutput(feature_maps=maps)
+
+
+def library_model(model):
+    """The library's whole network with the backbone and the weights of ours."""
+    cfg = small_config()
+    settings = type(model).from_config(cfg)
+    config = library_config(settings["head_settings"], settings["loss_settings"])
+    config.backbone_config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic"
+    )
+    config.backbone_config.out_features = ["stage1", "stage2", "stage3", "stage4"]
+    whole = transformers.Mask2FormerForUniversalSegmentation(config)
+    whole.model.pixel_level_module.encoder = OurBackbone(model)
+    head = model.sem_seg_head
+    whole.model.pixel_level_module.decoder.load_state_dict(head.pixel_decoder.state_dict())
+    whole.model.transformer_module.load_state_dict(head.predictor.transformer.state_dict())
+    whole.class_predictor.load_state_dict(head.predictor.class_embed.state_dict())
+    return whole.train(model.training)
+
+
+def test_predictions_and_losses_are_those_of_the_library():
+    model = build()
+    whole = library_model(model)
+    inputs = [make_input(0), make_input(1, 2, 80)]
+    images = model.preprocess_image(inputs)
+    targets = find_targets(inputs, images.tensor.shape[-2:], model.device)
+    torch.manual_seed(5)
+    losses = model(inputs)
+    torch.manual_seed(5)
+    output = whole(
+        images.tensor,
+        mask_labels=targets.masks,
+        class_labels=targets.classes,
+        output_auxiliary_logits=True,
+    )
+    torch.testing.assert_close(sum(losses.values()), output.loss)
+    stages = model.stages(images)
+    assert len(stages) == 3
+    torch.testing.assert_close(stages[-1].class_logits, output.class_queries_logits)
+    torch.testing.assert_close(stages[-1].mask_logits, output.masks_queries_logits)
+    for stage, other in zip(stages[:-1], output.auxiliary_logits, strict=True):
+        torch.testing.assert_close(stage.class_logits, other["class_queries_logits"])
+        torch.testing.assert_close(stage.mask_logits, other["masks_queries_logits"])
+
+
+def test_losses_are_those_of_the_paper(monkeypatch):
+    """Matching and losses by loops, on masks that are the same at every point."""
+    rand = torch.rand  # the points: away from the border, where sampling fades to 0
+    monkeypatch.setattr(torch, "rand", lambda *size, **more: 0.2 + 0.6 * rand(*size, **more))
+    model = build()
+    settings = model.loss_settings
+    inputs = [make_input(3)]
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(1, 10, CLASSES + 1, generator=generator)
+    levels = torch.randn(10, generator=generator) * 2
+    flat = levels.view(1, 10, 1, 1).expand(1, 10, 16, 16)
+    for i, instance_level in enumerate((1.0, 0.0, 1.0)):
+        inputs[0]["instances"].gt_masks.tensor[i] = bool(instance_level)
+    targets = find_targets(inputs, (64, 64), model.device)
+    got = stage_losses(model.criterion, settings, [Stage(logits, flat)], targets)
+
+    points, probabilities = settings.num_points, logits[0].softmax(-1)
+    truth, classes = [1.0, 0.0, 1.0], inputs[0]["instances"].gt_classes.tolist()
+
+    def mask_terms(level, t):
+        p = torch.sigmoid(level)
+        cross_entropy = -(t * p.log() + (1 - t) * (1 - p).log())
+        return cross_entropy, 1 - (2 * p * t * points + 1) / (p * points + t * points + 1)
+
+    best = None
+    for a in range(10):
+        for b in range(10):
+            for c in range(10):
+                if len({a, b, c}) < 3:
+                    continue
+                cost = 0.0
+                for q, t, k in zip((a, b, c), truth, classes, strict=True):
+                    mask, dice = mask_terms(levels[q], t)
+                    cost += 5 * mask + 5 * dice - 2 * probabilities[q, k]
+                if best is None or cost < best[0]:
+                    best = (cost, (a, b, c))
+    rows = best[1]
+    terms = [mask_terms(levels[q], t) for q, t in zip(rows, truth, strict=True)]
+    torch.testing.assert_close(got["loss_mask"], 5 * sum(m for m, _ in terms) / 3)
+    torch.testing.assert_close(got["loss_dice"], 5 * sum(d for _, d in terms) / 3)
+    wanted = {q: k for q, k in zip(rows, classes, strict=True)}
+    total, weights = 0.0, 0.0
+    for q in range(10):
+        k = wanted.get(q, CLASSES)
+        weight = 0.1 if k == CLASSES else 1.0
+        total -= weight * probabilities[q, k].log()
+        weights += weight
+    torch.testing.assert_close(got["loss_ce"], 2 * total / weights)
+
+
+def test_losses_do_not_depend_on_the_order_of_instances():
+    model = build().eval()  # batch norm would see nothing else, but keeps its averages
+    model.training = True
+    x, moved = make_input(2, 4), make_input(2, 4)
+    moved["instances"] = moved["instances"][torch.tensor([2, 0, 3, 1])]
+    results = []
+    for own in (x, moved):
+        torch.manual_seed(0)
+        results.append(model([own]))
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], msg=name)
+
+
+def test_without_deep_supervision_only_the_last_stage_counts():
+    model = build(small_config(MODEL__MASK_FORMER__DEEP_SUPERVISION=False))
+    assert set(model([make_input(0)])) == {"loss_ce", "loss_mask", "loss_dice"}
+    assert len(build()([make_input(0)])) == 9
+
+
+def test_images_without_instances_train_the_classes_alone():
+    model = build()
+    x = make_input(0, 0)
+    x["instances"] = Instances((64, 64), gt_classes=torch.zeros(0, dtype=torch.int64))
+    losses = model([x])
+    assert losses["loss_mask"] == losses["loss_dice"] == 0 and losses["loss_ce"] > 0
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_every_parameter_learns():
+    model = build()
+    sum(model([make_input(0), make_input(1, 2, 80)]).values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    silent = {n for n, p in model.named_parameters() if not p.grad.abs().sum()}
+    # It acts through weights of the deformable attention that are 0 at first.
+    assert silent == {"sem_seg_head.pixel_decoder.level_embed"}
+
+
+def test_polygons_are_drawn_and_masks_padded():
+    square = [torch.tensor([8.0, 4, 24, 4, 24, 20, 8, 20]).double().numpy()]
+    own = Instances((40, 50), gt_masks=PolygonMasks([square]), gt_classes=torch.tensor([1]))
+    (mask,) = find_targets([{"instances": own}], (64, 64), torch.device("cpu")).masks
+    want = torch.zeros(1, 64, 64)
+    want[0, 4:20, 8:24] = 1
+    assert torch.equal(mask, want)
+
+
+def test_inputs_without_masks_are_named():
+    model = build()
+    x = make_input(0) | {"file_name": "a.jpg"}
+    x["instances"].remove("gt_masks")
+    with pytest.raises(ValueError, match="a.jpg has no masks.*segmentations"):
+        model([x])
+    del x["instances"]
+    with pytest.raises(ValueError, match="a.jpg has no instances"):
+        model([x])
+
+
+def instances_by_loops(class_logits, mask_logits, frame, image, output, count):
+    probabilities = class_logits.softmax(-1)
+    found = []
+    for q in range(len(class_logits)):
+        large = F.interpolate(mask_logits[None, q : q + 1], size=frame, mode="bilinear")
+        large = large[..., : image[0], : image[1]]
+        large = F.interpolate(large, size=output, mode="bilinear")[0, 0]
+        for k in range(class_logits.shape[1] - 1):
+            found.append((float(probabilities[q, k]), k, large))
+    found = sorted(found, key=lambda row: -row[0])[:count]
+    results = []
+    for probability, k, large in found:
+        if (large > 0).any():
+            certainty = float(large[large > 0].sigmoid().mean())
+            results.append((probability * certainty, k, large > 0))
+    return sorted(results, key=lambda row: -row[0])
+
+
+@pytest.mark.parametrize("count", [7, 40])
+def test_results_are_the_best_pairs_of_query_and_class(count):
+    generator = torch.Generator().manual_seed(0)
+    class_logits = torch.randn(18, CLASSES + 1, generator=generator)
+    coarse = torch.randn(1, 18, 4, 5, generator=generator) * 3
+    mask_logits = F.interpolate(coarse, size=(16, 20), mode="bilinear")[0]
+    best = class_logits.softmax(-1)[:, :-1].amax(dim=1).argmax()
+    mask_logits[best] = -5.0  # the best class has no pixel
+    sizes = {"frame_hw": (64, 80), "image_hw": (50, 71), "output_hw": (33, 90)}
+    got = find_instances(class_logits, mask_logits, max_instances=count, **sizes)
+    want = instances_by_loops(class_logits, mask_logits, *sizes.values(), count)
+    assert len(got) == len(want) < count
+    torch.testing.assert_close(got.scores, torch.tensor([score for score, _, _ in want]))
+    assert got.pred_classes.tolist() == [k for _, k, _ in want]
+    assert torch.equal(got.pred_masks, torch.stack([mask for _, _, mask in want]))
+    tight = BitMasks(got.pred_masks).get_bounding_boxes().tensor
+    assert torch.equal(got.pred_boxes.tensor, tight)
+
+
+def test_there_may_be_no_result():
+    sizes = {"frame_hw": (32, 32), "image_hw": (30, 30), "output_hw": (20, 20)}
+    got = find_instances(torch.zeros(4, 3), torch.full((4, 8, 8), -1.0), max_instances=9, **sizes)
+    assert len(got) == 0 and got.pred_masks.shape == (0, 20, 20)
+    assert got.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_an_image_is_found_alone_as_in_a_batch():
+    model = build().eval()
+    inputs = [make_input(0) | {"height": 90, "width": 70}, make_input(1, 2)]
+    with torch.no_grad():
+        together = model(inputs)
+        for x, other in zip(inputs, together, strict=True):
+            alone, other = model([x])[0]["instances"], other["instances"]
+            assert other.image_size == (x["height"], x["width"])
+            torch.testing.assert_close(alone.scores, other.scores)
+            assert (alone.pred_masks != other.pred_masks).float().mean() < 1e-3
+
+
+def test_a_few_images_are_learned_by_heart():
+    model = build(small_config(MODEL__RESNETS__NORM="FrozenBN"))
+    inputs = [make_input(seed, 2, 48) for seed in range(2)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(30):
+        losses = model(inputs)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        results = model(inputs)
+    for x, result in zip(inputs, results, strict=True):
+        found, truth = result["instances"], x["instances"]
+        for mask, label in zip(truth.gt_masks.tensor, truth.gt_classes, strict=True):
+            own = found[(found.pred_classes == label) & (found.scores > 0.5)]
+            shared = (own.pred_masks & mask).flatten(1).sum(1)
+            union = (own.pred_masks | mask).flatten(1).sum(1)
+            assert len(own) and (shared / union).max() > 0.7
+
+
+def test_the_first_weights_are_those_of_the_original():
+    model = build(small_config(MODEL__MASK_FORMER__HIDDEN_DIM=64))
+    head = model.sem_seg_head
+    attention = head.pixel_decoder.encoder.layers[0].self_attn
+    offsets = attention.sampling_offsets.bias.view(4, 3, 4, 2)  # heads, levels, points, xy
+    want = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    for level in range(3):
+        for point in range(4):
+            torch.testing.assert_close(
+                offsets[:, level, point].detach(), want * (point + 1), atol=1e-6, rtol=0
+            )
+    layer = head.predictor.transformer.decoder.layers[0]
+    bound = math.sqrt(6 / (3 * 64 + 64))
+    for weight in (layer.self_attn.q_proj.weight, layer.cross_attn.in_proj_weight):
+        assert 0.97 * bound < weight.abs().max() <= bound
+    assert not layer.self_attn.v_proj.bias.any()
+    assert 0.8 < head.pixel_decoder.level_embed.std() < 1.2
+    assert 0.9 < head.predictor.transformer.queries_features.weight.std() < 1.1
+    projection = head.predictor.transformer.input_projections[0]
+    assert projection.weight.abs().max() <= math.sqrt(3 / 32)  # kaiming, a = 1, 32 inputs
+
+
+def test_dropout_leaves_out_no_layers():
+    model = build(small_config(MODEL__MASK_FORMER__DROPOUT=0.9))
+    for _ in range(5):
+        assert len(model([make_input(0)])) == 9
+
+
+def test_the_interface_knows_the_key_of_classes():
+    cfg = small_config()
+    assert meta_architecture(cfg).num_classes(cfg) == CLASSES
+    with pytest.raises(ValueError, match="MaskFormer has no test-time augmentation"):
+        meta_architecture(cfg).check_tta(cfg)
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("MODEL__SEM_SEG_HEAD__CONVS_DIM", 48, "CONVS_DIM=48: must be a multiple of 32"),
+        ("MODEL__MASK_FORMER__HIDDEN_DIM", 30, "HIDDEN_DIM=30.*NHEADS=4"),
+        ("MODEL__MASK_FORMER__DEC_LAYERS", 1, "DEC_LAYERS=1: must be at least 2"),
+        ("MODEL__SEM_SEG_HEAD__IN_FEATURES", ["res3", "res4", "res5"], "strides.*'res2': 4"),
+        ("MODEL__MASK_ON", False, "set MODEL.MASK_ON True"),
+    ],
+)
+def test_unfit_settings_are_refused(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        build(small_config(**{key: value}))
+
+
+def test_without_the_package_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"transformers, which is not installed: pip install"):
+        library_config(HeadSettings(num_classes=3), LossSettings())
