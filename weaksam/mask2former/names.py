@@ -97,9 +97,7 @@ def _rename_written(
     state_dict.update({name: torch.cat(values) for name, values in thirds.items()})
 
 
-def _rename_read(
-    head: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others: Any
-) -> None:
+def _rename_read(head: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
     """Replace the original's entries by ours in place; unknown ones stay, to be reported."""
     for name in [name for name in state_dict if _OLD_QUERIES[0] in name]:
         state_dict.setdefault(name.replace(*_OLD_QUERIES), state_dict.pop(name))
