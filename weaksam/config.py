@@ -1,7 +1,7 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
-from weaksam.mask2former import add_mask2former_config
+from weaksam.mask2former.config import add_mask2former_config
 
 __all__ = ["add_weaksam_config"]
 

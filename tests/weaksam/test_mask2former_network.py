@@ -14,6 +14,7 @@ import transformers
 from detectron2.modeling import meta_architecture
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from tests.weaksam.small_mask2former import CLASSES, build, make_input, small_config
+from weaksam.mask2former import losses
 from weaksam.mask2former.head import Stage
 from weaksam.mask2former.inference import find_instances
 from weaksam.mask2former.losses import find_targets, stage_losses
@@ -60,7 +61,7 @@ def test_predictions_and_losses_are_those_of_the_library():
     images = model.preprocess_image(inputs)
     targets = find_targets(inputs, images.tensor.shape[-2:], model.device)
     torch.manual_seed(5)
-    losses = model(inputs)
+    terms = model(inputs)
     torch.manual_seed(5)
     output = whole(
         images.tensor,
@@ -68,7 +69,7 @@ def test_predictions_and_losses_are_those_of_the_library():
         class_labels=targets.classes,
         output_auxiliary_logits=True,
     )
-    torch.testing.assert_close(sum(losses.values()), output.loss)
+    torch.testing.assert_close(sum(terms.values()), output.loss)
     stages = model.stages(images)
     assert len(stages) == 3
     torch.testing.assert_close(stages[-1].class_logits, output.class_queries_logits)
@@ -141,6 +142,36 @@ def test_losses_do_not_depend_on_the_order_of_instances():
         torch.testing.assert_close(value, results[1][name], msg=name)
 
 
+def test_mask_losses_are_divided_by_the_mean_count_of_the_processes(monkeypatch):
+    model = build().eval()
+    model.training = True
+    inputs = [make_input(0, 3)]
+    torch.manual_seed(0)
+    alone = model(inputs)
+    monkeypatch.setattr(losses.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(losses.dist, "all_reduce", lambda count: count.add_(7.0))
+    torch.manual_seed(0)
+    beside_seven = model(inputs)
+    for name, value in alone.items():
+        factor = 1.0 if name.startswith("loss_ce") else 3 / 5  # 5 is the mean of 3 and 7
+        torch.testing.assert_close(beside_seven[name], factor * value, msg=name)
+
+
+def test_deformable_attention_and_losses_are_exact_under_autocast():
+    model = build().eval()
+    model.training = True
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            results.append(model([make_input(0)]))
+    for name, value in results[0].items():
+        assert results[1][name].dtype == torch.float32
+        torch.testing.assert_close(results[1][name], value, rtol=0.1, atol=0.1, msg=name)
+    sum(results[1].values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_without_deep_supervision_only_the_last_stage_counts():
     model = build(small_config(MODEL__MASK_FORMER__DEEP_SUPERVISION=False))
     assert set(model([make_input(0)])) == {"loss_ce", "loss_mask", "loss_dice"}
@@ -151,9 +182,9 @@ def test_images_without_instances_train_the_classes_alone():
     model = build()
     x = make_input(0, 0)
     x["instances"] = Instances((64, 64), gt_classes=torch.zeros(0, dtype=torch.int64))
-    losses = model([x])
-    assert losses["loss_mask"] == losses["loss_dice"] == 0 and losses["loss_ce"] > 0
-    sum(losses.values()).backward()
+    terms = model([x])
+    assert terms["loss_mask"] == terms["loss_dice"] == 0 and terms["loss_ce"] > 0
+    sum(terms.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
@@ -248,9 +279,9 @@ def test_a_few_images_are_learned_by_heart():
     inputs = [make_input(seed, 2, 48) for seed in range(2)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(30):
-        losses = model(inputs)
+        terms = model(inputs)
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()

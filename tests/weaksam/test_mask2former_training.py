@@ -65,7 +65,7 @@ def value_of(cfg: CfgNode, key: str):
     return json.loads(json.dumps(reduce(lambda node, name: node[name], key.split("."), cfg)))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, "coco_test"])
 def test_configs_train_as_published(recipe, caplog):
     cfg = load(recipe)
     assert not caplog.messages  # no key is dropped
