@@ -79,6 +79,53 @@ def test_predictions_and_losses_are_those_of_the_library():
         torch.testing.assert_close(stage.mask_logits, other["masks_queries_logits"])
 
 
+def sample(plane, x, y):
+    """(C, H, W) between pixel centers at i + 0.5, 0 outside: (C,)."""
+    total, (height, width) = 0.0, plane.shape[1:]
+    for i in (math.floor(y - 0.5), math.floor(y - 0.5) + 1):
+        for j in (math.floor(x - 0.5), math.floor(x - 0.5) + 1):
+            if 0 <= i < height and 0 <= j < width:
+                weight = (1 - abs(y - 0.5 - i)) * (1 - abs(x - 0.5 - j))
+                total = total + weight * plane[:, i, j]
+    return total
+
+
+def test_deformable_attention_equals_a_loop_over_samples():
+    attention = build().sem_seg_head.pixel_decoder.encoder.layers[0].self_attn
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.3)
+    torch.nn.init.normal_(attention.attention_weights.weight, std=0.3)
+    shapes = [(2, 3), (3, 5), (4, 6)]
+    count = sum(h * w for h, w in shapes)
+    x, position, places = torch.randn(count, 32), torch.randn(count, 32), torch.rand(count, 2)
+    with torch.no_grad():
+        got, _ = attention(
+            x[None],
+            encoder_hidden_states=x[None],
+            position_embeddings=position[None],
+            reference_points=places[None, :, None].expand(-1, -1, 3, -1),
+            spatial_shapes_list=shapes,
+        )
+        query, values = x + position, attention.value_proj(x).view(count, 4, 8)
+        offsets = attention.sampling_offsets(query).view(count, 4, 3, 4, 2)
+        weights = attention.attention_weights(query).view(count, 4, 12).softmax(-1)
+        start, planes = 0, []
+        for height, width in shapes:
+            part = values[start : start + height * width].view(height, width, 4, 8)
+            planes.append(part.permute(2, 3, 0, 1))
+            start += height * width
+        gathered, some = torch.zeros(count, 4, 8), range(0, count, 7)
+        for q in some:
+            for head in range(4):
+                for level, (height, width) in enumerate(shapes):
+                    for point in range(4):
+                        dx, dy = offsets[q, head, level, point].tolist()
+                        px, py = places[q].tolist()
+                        value = sample(planes[level][head], px * width + dx, py * height + dy)
+                        gathered[q, head] += weights[q, head, 4 * level + point] * value
+        want = attention.output_proj(gathered.view(count, 32))
+    torch.testing.assert_close(got[0, ::7], want[::7], atol=1e-5, rtol=1e-4)
+
+
 def test_losses_are_those_of_the_paper(monkeypatch):
     """Matching and losses by loops, on masks that are the same at every point."""
     rand = torch.rand  # the points: away from the border, where sampling fades to 0
