@@ -365,6 +365,13 @@ def test_the_first_weights_are_those_of_the_original():
     assert projection.weight.abs().max() <= math.sqrt(3 / 32)  # kaiming, a = 1, 32 inputs
 
 
+def test_a_dilated_backbone_fits():
+    model = build(small_config(MODEL__RESNETS__DEPTH=50, MODEL__RESNETS__RES5_DILATION=2)).eval()
+    with torch.no_grad():
+        (result,) = model([make_input(0)])
+    assert result["instances"].image_size == (64, 64)
+
+
 def test_dropout_leaves_out_no_layers():
     model = build(small_config(MODEL__MASK_FORMER__DROPOUT=0.9))
     for _ in range(5):

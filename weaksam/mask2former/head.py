@@ -30,7 +30,7 @@ class MaskFormerHead(nn.Module):
     """The library's pixel decoder and transformer; the state dict has the original's names."""
 
     def __init__(self, *, in_channels: Sequence[int], settings: HeadSettings):
-        """in_channels: of the maps at strides 4, 8, 16, 32."""
+        """in_channels: of the maps at strides 4, 8, 16, 32 (the last two may be finer)."""
         super().__init__()
         config = library_config(settings, LossSettings())
         self.pixel_decoder = library().Mask2FormerPixelDecoder(config, [*in_channels])

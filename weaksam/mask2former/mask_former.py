@@ -17,7 +17,10 @@ from weaksam.mask2former.settings import HeadSettings, LossSettings
 
 __all__ = ["MaskFormer"]
 
-STRIDES = (4, 8, 16, 32)  # of the maps that the pixel decoder takes
+# Maps that the pixel decoder takes: the finest is that of the masks, 3 go through attention. The
+# last two have strides of 16 and 32, or less in a dilated backbone.
+NUM_MAPS = 4
+FINEST_STRIDES = (4, 8)
 
 
 @META_ARCH_REGISTRY.register()
@@ -46,7 +49,7 @@ class MaskFormer(MetaArchitecture, nn.Module):
         """
         Args:
             backbone: images -> maps by name.
-            in_features: its maps of strides 4, 8, 16, 32.
+            in_features: its maps of strides 4, 8, 16, 32, or with a dilated backbone less.
             pixel_mean, pixel_std: of each channel, to normalize pixels.
             size_divisibility: of the padded images' sides.
             max_instances: results an image has at most.
@@ -56,10 +59,11 @@ class MaskFormer(MetaArchitecture, nn.Module):
         self.in_features = [*in_features]
         shapes = backbone.output_shape()
         strides = tuple(shapes[name].stride for name in self.in_features if name in shapes)
-        if strides != STRIDES:
+        is_ordered = list(strides) == sorted(strides)
+        if len(strides) != NUM_MAPS or strides[:2] != FINEST_STRIDES or not is_ordered:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES={self.in_features}: must name maps of strides "
-                f"{STRIDES}; the backbone has "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES={self.in_features}: must name {NUM_MAPS} maps, of "
+                "strides 4, 8 and at least 8; the backbone has "
                 f"{ {name: shape.stride for name, shape in shapes.items()} }"
             )
         self.sem_seg_head = MaskFormerHead(
