@@ -2,6 +2,7 @@
 
 from detectron2.config import CfgNode
 from weaksam.dino.config import add_dino_config
+from weaksam.mask2former.config import add_mask2former_config
 from weaksam.roi_drop import InstanceDropOutputLayers
 
 __all__ = ["add_weaksam_config"]
@@ -26,6 +27,8 @@ def _add_instance_drop(cfg: CfgNode) -> None:
 
 def _add_wsod(cfg: CfgNode) -> None:
     """Add `MODEL.WSOD`. None leaves a value to the head that HEAD names."""
+    """Add `MODEL.WSOD`, and Mask2Former's keys. None leaves a value to the head that HEAD names."""
+    add_mask2former_config(cfg)
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None

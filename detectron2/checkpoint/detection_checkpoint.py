@@ -193,21 +193,31 @@ class DetectionCheckpointer(Checkpointer):
         if convert := getattr(self.model, "convert_weights", None):
             checkpoint["model"] = convert(checkpoint["model"])
         weights = checkpoint["model"]
-        # Removes tensors of a wrong shape from `weights`.
+        # Not left to fvcore, which looks up a module by each such name; hooks may have renamed it.
+        shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        mismatched = [
+            (name, tuple(value.shape), shapes[name])
+            for name, value in weights.items()
+            if name in shapes and tuple(value.shape) != shapes[name]
+        ]
+        for name, _, _ in mismatched:
+            del weights[name]
         incompatible = super()._load_model(checkpoint)
+        mismatched += incompatible.incorrect_shapes  # of names that begin with "module."
         own_buffers = dict(self.model.named_buffers(recurse=False))
         ignored = {name for name in CONFIGURED_BUFFERS if name in own_buffers}
-        ignored |= {name for name, _, _ in incompatible.incorrect_shapes}
+        ignored |= {name for name, _, _ in mismatched}
         missing = [name for name in incompatible.missing_keys if name not in ignored]
         incompatible = incompatible._replace(
             missing_keys=without_loaded_aliases(missing, self.model),
             unexpected_keys=[k for k in incompatible.unexpected_keys if COMPUTED_BUFFER not in k],
+            incorrect_shapes=mismatched,
         )
         model_names = self.model.state_dict().keys()
         self.load_report = LoadReport(
             missing=incompatible.missing_keys,
             unexpected=incompatible.unexpected_keys,
-            mismatched=incompatible.incorrect_shapes,
+            mismatched=mismatched,
             num_model_tensors=len(model_names),
             loaded=[name for name in weights if name in model_names],
         )

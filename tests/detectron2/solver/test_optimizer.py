@@ -243,6 +243,22 @@ def test_the_norm_of_the_whole_model_is_clipped(optimizer):
     torch.testing.assert_close(got, whole * 0.5 / whole.norm())
 
 
+def test_mixed_precision_clips_gradients_without_their_scale():
+    cfg = clipping_config("full_model", value=0.5)
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.AMP.ENABLED = "ADAMW", True
+    model = nn.Linear(3, 4)
+    optimizer = build_optimizer(cfg, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loss = model(torch.ones(1, 3)).square().sum()
+    want = torch.autograd.grad(loss, [*model.parameters()], retain_graph=True)
+    norm = torch.cat([w.flatten() for w in want]).norm()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    for parameter, own in zip(model.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, own * (0.5 / norm).clamp(max=1))
+    assert norm > 0.5
+
+
 @pytest.mark.parametrize("kind", ["value", "norm", "full_model"])
 def test_parameters_without_a_gradient_are_left_alone(kind):
     model = model_with_gradients()
