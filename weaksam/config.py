@@ -9,9 +9,11 @@ __all__ = ["add_weaksam_config"]
 
 
 def add_weaksam_config(cfg: CfgNode) -> None:
-    """Add `MODEL.WSOD`, `MODEL.INSTANCE_DROP`, and the box predictor that reads the latter."""
+    """Add the keys of all networks; RoI drop also takes the place of the plain box predictor."""
     _add_wsod(cfg)
     _add_instance_drop(cfg)
+    add_dino_config(cfg)
+    add_mask2former_config(cfg)
 
 
 def _add_instance_drop(cfg: CfgNode) -> None:
@@ -27,8 +29,6 @@ def _add_instance_drop(cfg: CfgNode) -> None:
 
 def _add_wsod(cfg: CfgNode) -> None:
     """Add `MODEL.WSOD`. None leaves a value to the head that HEAD names."""
-    """Add `MODEL.WSOD`, and Mask2Former's keys. None leaves a value to the head that HEAD names."""
-    add_mask2former_config(cfg)
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None
@@ -63,5 +63,3 @@ def _add_wsod(cfg: CfgNode) -> None:
     superpixels.CALLS = 40_000  # training calls over which their influence fades
     superpixels.REGION_SIZE = 20  # pixels of the network's input
     superpixels.STRIDE = 4  # boxes are compared with a map of every so many pixels
-
-    add_dino_config(cfg)

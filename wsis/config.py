@@ -10,8 +10,7 @@ from adet.config import get_cfg
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from weaklabels.model_folder import CONFIG, is_model_folder
-from weaksam import dino as _dino  # noqa: F401  (registers it)
-from weaksam import wsod as _weaksam_networks  # noqa: F401  (registers them)
+from weaksam import dino, mask2former, wsod  # noqa: F401  (registers their networks)
 from weaksam.config import add_weaksam_config
 
 
