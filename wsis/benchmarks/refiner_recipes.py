@@ -201,8 +201,8 @@ def compare(
 def table(results: Sequence[tuple[str, str, dict]]) -> str:
     """Markdown: a row a recipe; mean and standard deviation over the seeds that are there.
 
-    Below, the same of the differences from ours with the same seed, which vary less: such a pair
-    shares the initial weights and the order of the samples.
+    Below, the same of the differences from ours with the same seed, which vary less: such networks
+    start from the same weights.
     """
     after = {(data, name, result["seed"]): result["after"] for data, name, result in results}
     before = {data: result["before"] for data, _, result in results}
