@@ -71,19 +71,24 @@ def test_finished_runs_are_kept_and_a_killed_one_goes_on(data, tmp_path, monkeyp
 
 
 def test_the_table_has_means_and_deviations_of_the_seeds_that_are_there():
-    def result(before, after):
-        names = ("miou", "AP")
-        return {"before": dict.fromkeys(names, before), "after": dict.fromkeys(names, after)}
+    def result(seed, before, after):
+        before, after = (dict.fromkeys(("miou", "AP"), value) for value in (before, after))
+        return {"seed": seed, "before": before, "after": after}
 
-    rows = [("shapes", "paper", result(50.0, 60.0)), ("shapes", "paper", result(50.0, 64.0))]
-    rows += [("nuclei", "paper", result(40.0, 45.0)), ("nuclei", "ours", result(40.0, 46.0))]
+    rows = [("shapes", "paper", result(seed, 50.0, 60.0 + 4 * seed)) for seed in (0, 1)]
+    rows += [("nuclei", "paper", result(seed, 40.0, 45.0 + seed)) for seed in (0, 1)]
+    rows += [("nuclei", "ours", result(1, 40.0, 46.5))]
     lines = table(rows).splitlines()
     assert lines[0] == (
         "| recipe | shapes: mean IoU | shapes: AP | nuclei: mean IoU | nuclei: AP |"
     )
     assert lines[2] == "| unrefined | 50.0 | 50.0 | 40.0 | 40.0 |"
-    assert lines[3] == "| paper | 62.0 ± 2.8 (2) | 62.0 ± 2.8 (2) | 45.0 (1) | 45.0 (1) |"
-    assert lines[4] == "| ours | not run | not run | 46.0 (1) | 46.0 (1) |"
+    assert lines[3] == (
+        "| paper | 62.0 ± 2.8 (2) | 62.0 ± 2.8 (2) | 45.5 ± 0.7 (2) | 45.5 ± 0.7 (2) |"
+    )
+    assert lines[4] == "| ours | not run | not run | 46.5 (1) | 46.5 (1) |"
+    assert lines[-1] == "| paper | not run | not run | -0.5 (1) | -0.5 (1) |"
+    assert lines[-3] == lines[0] and lines[6].startswith("Differences from ours with the same seed")
     assert spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0 (3)"
 
 

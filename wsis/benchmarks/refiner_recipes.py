@@ -43,7 +43,7 @@ TEACHERS = {
     "nuclei": (Schedule(200, (160,), (139, 179)), 20),
 }
 SHARED = ("split", "teacher", "strong_1", "strong_2")
-UNREFINED = "unrefined"
+UNREFINED, OURS = "unrefined", "ours"
 FIGURES = {"miou": "mean IoU", "AP": "AP"}
 NEEDS_CUDA, NEEDS_WEIGHTS = "amp", "stem"
 
@@ -80,7 +80,7 @@ class Training:
 def variants(*, pretrained: bool) -> dict[str, Recipe]:
     """The recipes that are compared, by their names in the table."""
     paper, ours = RECIPES["paper"], RECIPES["ours"]
-    found = {"paper": paper, "ours": ours}
+    found = {"paper": paper, OURS: ours}
     for option in (field.name for field in fields(Recipe)):
         if option != NEEDS_CUDA and (pretrained or option != NEEDS_WEIGHTS):
             value = getattr(paper, option)
@@ -199,32 +199,49 @@ def compare(
 
 
 def table(results: Sequence[tuple[str, str, dict]]) -> str:
-    """Markdown: a row a recipe; mean and standard deviation over the seeds that are there."""
-    datasets = list(dict.fromkeys(data for data, _, _ in results))
+    """Markdown: a row a recipe; mean and standard deviation over the seeds that are there.
+
+    Below, the same of the differences from ours with the same seed, which vary less: such networks
+    start from the same weights.
+    """
+    after = {(data, name, result["seed"]): result["after"] for data, name, result in results}
+    before = {data: result["before"] for data, _, result in results}
+    columns = list(itertools.product(before, FIGURES))
     names = list(dict.fromkeys(name for _, name, _ in results))
-    heads = ["recipe"]
-    heads += [f"{data}: {title}" for data in datasets for title in FIGURES.values()]
-    lines = [heads, ["---"] * len(heads)]
-    for row in (UNREFINED, *names):
-        cells = [row]
-        for data, figure in itertools.product(datasets, FIGURES):
-            own = [result for d, name, result in results if d == data]
-            if row == UNREFINED:
-                cells.append(f"{own[0]['before'][figure]:.1f}")
-            else:
-                own = [result for d, name, result in results if (d, name) == (data, row)]
-                cells.append(spread([result["after"][figure] for result in own]))
-        lines.append(cells)
+    heads = [f"{data}: {FIGURES[figure]}" for data, figure in columns]
+    absolute = [[UNREFINED, *(f"{before[data][figure]:.1f}" for data, figure in columns)]]
+    relative = []
+    for row in names:
+        cells, differences = [], []
+        for data, figure in columns:
+            own = {seed: f[figure] for (d, n, seed), f in after.items() if (d, n) == (data, row)}
+            cells.append(spread(list(own.values())))
+            pairs = [(value, after.get((data, OURS, seed))) for seed, value in own.items()]
+            gains = [value - ours[figure] for value, ours in pairs if ours is not None]
+            differences.append(spread(gains, sign="+"))
+        absolute.append([row, *cells])
+        if row != OURS:
+            relative.append([row, *differences])
+    return (
+        markdown(["recipe", *heads], absolute)
+        + "\nDifferences from ours with the same seed:\n\n"
+        + markdown(["recipe", *heads], relative)
+    )
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation (of n - 1) and the number of values."""
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± standard deviation (of n - 1) and the number of values; "+" signs the mean."""
     if not values:
         return "not run"
+    mean = f"{statistics.mean(values):{sign}.1f}"
     if len(values) == 1:
-        return f"{values[0]:.1f} (1)"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
+        return f"{mean} (1)"
+    return f"{mean} ± {statistics.stdev(values):.1f} ({len(values)})"
 
 
 def make_parser() -> argparse.ArgumentParser:
