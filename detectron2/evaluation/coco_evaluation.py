@@ -166,10 +166,8 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             self._write(coco_results)
         if not self._do_evaluation:
-            self._logger.info(
-                "%s has no annotations: no AP. Protocol: COCO's server measures %s",
-                *(self._metadata.json_file, RESULTS_FILE),
-            )
+            message = "%s has no annotations: no AP. Protocol: COCO's server measures %s"
+            self._logger.info(message, self._metadata.json_file, RESULTS_FILE)
             return {}
         results = OrderedDict()
         for task in tasks:
@@ -185,14 +183,6 @@ class COCOEvaluator(DatasetEvaluator):
                 )
             results[task] = self._derive_coco_results(coco_eval, task)
         return copy.deepcopy(results)
-
-    def protocol(self, task: str) -> str:
-        """What the figures of a task mean, in a line."""
-        named = [f"{name} at IoU {iou:g}" for name, (iou, _) in self._metrics.items() if iou]
-        return (
-            f"COCO's {task} AP, mean over classes, 101 recalls, {self._max_dets_per_image} "
-            f"detections an image; AP over IoU 0.50, 0.55, ..., 0.95, {', '.join(named)}"
-        )
 
     def _category_ids(self) -> list[int]:
         """Dataset ids in the order of the contiguous ids that models predict."""
@@ -273,7 +263,11 @@ class COCOEvaluator(DatasetEvaluator):
     def _log_metrics(self, task: str, suffix: str, results: dict[str, float]) -> None:
         table = create_small_table(results)
         self._logger.info("Evaluation results for %s%s:\n%s", task, suffix, table)
-        self._logger.info("Protocol: %s", self.protocol(task))
+        ious = ", ".join(f"{name} at {iou:g}" for name, (iou, _) in self._metrics.items() if iou)
+        protocol = (
+            f"{self._max_dets_per_image} detections an image; AP at IoU 0.50:0.05:0.95, {ious}"
+        )
+        self._logger.info("Protocol: COCO's %s AP, mean over classes, %s", task, protocol)
         if any(np.isnan(value) for value in results.values()):
             self._logger.info(
                 "NaN: nothing to measure (no prediction at all, or no ground truth of that size)"

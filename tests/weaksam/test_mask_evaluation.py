@@ -86,7 +86,7 @@ def test_vocs_masks_are_judged_at_four_ious_with_their_protocol(register, tmp_pa
     assert got == pytest.approx([100, half, 0, 0])
     assert results["AP"] == pytest.approx(half * 3 / 10)  # 0.50, 0.55, 0.60
     protocol = next(m for m in caplog.messages if m.startswith("Protocol") and "segm" in m)
-    for part in ("100 detections an image", "AP25 at IoU 0.25", "AP70 at IoU 0.7", "0.50, 0.55"):
+    for part in ("100 detections an image", "IoU 0.50:0.05:0.95", "AP25 at 0.25", "AP70 at 0.7"):
         assert part in protocol
 
 
