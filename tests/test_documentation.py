@@ -24,6 +24,9 @@ def help_text(command: list[str], capsys, monkeypatch) -> str:
         step = [word for word in command[2:3] if not word.startswith("-")]  # of wsis clues
         monkeypatch.setattr(sys, "argv", ["wsis", command[1], *step, "--help"])
         run = partial(runpy.run_module, "wsis", run_name="__main__")
+    elif "scripts/weaksam" in command[1]:
+        monkeypatch.setattr(sys, "argv", ["wsis", "run", "weaksam", "--help"])
+        run = partial(runpy.run_module, "wsis", run_name="__main__")
     else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
         names = ("quickstart", "gpu_check", "pipeline")
         name = next(n for n in names if n in command[1] or n == "pipeline")

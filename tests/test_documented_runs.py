@@ -52,6 +52,7 @@ SMALLER = {  # beginning of a command: what is added to it
     "bash scripts/coco": ("--dry-run",),
     "bash scripts/bdd100k": ("--dry-run",),
     "bash scripts/pointwssis.sh": ("--dry-run",),
+    "bash scripts/weaksam": ("--dry-run",),
     "bash scripts/gpu_check.sh": ("--device", "cpu", "--quick", "--only", "NMS"),
 }
 WITH_A_NETWORK = (
