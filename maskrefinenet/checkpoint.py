@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from weaklabels.files import atomic_bytes, refuse_inflated_zip
+from weaklabels.files import atomic_bytes, read_json, refuse_inflated_zip
+from weaklabels.model_folder import CONFIG, is_model_folder, read_card, weights_file
 
 from .model import IMAGE_CHANNELS, MaskRefineNet
+from .recipe import Recipe
 
 DEFAULT_SIZE, DEFAULT_BOX_SCALE = 256, 2.0
 # (has bottlenecks, blocks of layer3) of each encoder, to recognize a bare state dict.
@@ -53,12 +57,17 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. `categories` (`id` and `name`, in class order) is None if unknown."""
+    """A loaded checkpoint.
+
+    categories: `id` and `name`, in class order; None if unknown.
+    recipe: what it was trained with; None if unknown. The released ones are of the paper's.
+    """
 
     path: Path
     config: NetworkConfig
     model_state: dict[str, Tensor]
     categories: tuple[dict[str, Any], ...] | None
+    recipe: Recipe | None
     content: dict[str, Any]
 
     def build(self) -> MaskRefineNet:
@@ -95,11 +104,15 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or of the reference; raises ValueError naming the file."""
+    """Read a checkpoint of ours or of the reference, or a folder of `wsis package`.
+
+    Raises:
+        ValueError: naming the file, where it is something else.
+    """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not is_model_folder(path):
         raise FileNotFoundError(f"{path}: no such checkpoint; download it or make it")
-    content = read_torch_file(path)
+    content = read_model_folder(path) if path.is_dir() else read_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise ValueError(f"{path}: expected a MaskRefineNet checkpoint, with the key model_state")
     state = {key.removeprefix("module."): value for key, value in content["model_state"].items()}
@@ -120,7 +133,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path}: expected the config of MaskRefineNet: {error}") from error
     config = found or _recognize(path, state)
     categories = tuple(content["categories"]) if "categories" in content else None
-    return Checkpoint(path, config, state, categories, content)
+    try:
+        recipe = Recipe(**content["recipe"]) if "recipe" in content else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: trained by a recipe that is not known here: {error}") from error
+    return Checkpoint(path, config, state, categories, recipe, content)
+
+
+def read_model_folder(folder: Path) -> dict[str, Any]:
+    """A published MaskRefineNet, as a checkpoint of ours holds it."""
+    card = read_card(folder)
+    if card.kind != MaskRefineNet.__name__:
+        raise ValueError(f"{folder}: its card says {card.kind}, so it is no MaskRefineNet")
+    try:
+        state = load_file(weights_file(str(folder)))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder}: its weights cannot be read ({error})") from error
+    config = NetworkConfig(**read_json(folder / CONFIG))
+    return network_content(state, config, card.categories)
 
 
 def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
@@ -135,13 +165,17 @@ def _recognize(path: Path, state: dict[str, Tensor]) -> NetworkConfig:
 
 
 def network_content(
-    model_state: dict[str, Tensor], config: NetworkConfig, categories: tuple[dict[str, Any], ...]
+    model_state: dict[str, Tensor],
+    config: NetworkConfig,
+    categories: tuple[dict[str, Any], ...],
+    recipe: Recipe | None = None,
 ) -> dict[str, Any]:
-    """The part of a checkpoint that refinement needs."""
+    """The part of a checkpoint that refinement needs, and the recipe of its training."""
     return {
         "model_state": model_state,
         "config": asdict(config),
         "categories": list(categories),
+        **({} if recipe is None else {"recipe": asdict(recipe)}),
     }
 
 
@@ -151,13 +185,15 @@ def save_atomically(content: Any, path: Path) -> None:
         torch.save(content, file)
 
 
-def load_encoder(model: MaskRefineNet, source: str) -> None:
+def load_encoder(model: MaskRefineNet, source: str, stem: str = "pretrained") -> None:
     """Initialize the encoder from ImageNet weights.
 
-    The stem gets the pretrained kernels for its image channels. Those of the point map and the
-    prior mask have no pretrained counterpart and keep their random initialization.
+    The channels of the point map and the prior mask have no pretrained counterpart and keep their
+    random initialization.
 
     Args:
+        stem: "pretrained": its image channels get the pretrained kernels. "random": the whole
+            first convolution stays as it is, as in the reference; its batch norm does not.
         source: "imagenet" (torchvision's download), "none", or the path of a ResNet state dict
             with torchvision's names.
     """
@@ -184,7 +220,7 @@ def load_encoder(model: MaskRefineNet, source: str) -> None:
     target = model.state_dict()
     for key, value in state.items():
         head, _, tail = key.partition(".")
-        if head == "fc":
+        if head == "fc" or (head == "conv1" and stem == "random"):
             continue
         name = f"{renamed.get(head, head)}.{tail}"
         if name == "layer0.0.weight":

@@ -19,12 +19,13 @@ from weaklabels.image_root import image_path
 from weaklabels.masks import center_of_mass, decode_mask
 from weaklabels.pictures import read_image
 
-from .crops import CropBox, crop_box, network_input, resize_image, resize_mask
+from .crops import crop_box, network_input
 from .noise import add_noise
 from .pairs import Pair
+from .recipe import Recipe
+from .training_crops import NO_POINT, TrainingCrop, scaled_size
 
 SCALES = (0.5, 1.5)  # of the crop, before the center of the network's size is cut out
-NO_POINT = (-1, -1)
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -58,12 +59,13 @@ class PairDataset(Dataset):
         *,
         size: int,
         augmentation: Augmentation,
+        recipe: Recipe,
         seed: int,
     ):
         if not pairs:
             raise ValueError("no prediction matches a ground-truth instance: nothing to train on")
         self.pairs, self.image_root, self.size = list(pairs), Path(image_root), size
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.recipe, self.seed = augmentation, recipe, seed
         self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
         self._targets: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         for pair in self.pairs:
@@ -84,19 +86,18 @@ class PairDataset(Dataset):
             for rle in (pair.prior, pair.target, self._neighbour(pair, rng))
         )
         box = crop_box(prior, pair.point_xy, rng.uniform(1, self.augmentation.box_scale))
-        side = max(1, round(self.size * rng.uniform(*SCALES)))
-        window = self._center(resize_image(box.of(image), (side, side)))
-        prior, target, neighbour = (
-            self._center(resize_mask(box.of(mask), (side, side)))
-            for mask in (prior, target, neighbour)
-        )
+        rule, resampling = self.recipe.crop_resize, self.recipe.resampling
+        scaled = scaled_size((box.height, box.width), self.size, rng.uniform(*SCALES), rule)
+        crop = TrainingCrop(box, scaled, self.size, rule, resampling)
+        window = crop.image(image)
+        prior, target, neighbour = map(crop.mask, (prior, target, neighbour))
         window = jitter(window, self.augmentation.color_jitter, rng)
         if rng.random() < self.augmentation.noise:
             prior = add_noise(prior, neighbour, rng)
-        point = self._point(target, pair, box, side)
-        if rng.random() < 0.5:
+        mirrored = rng.random() < 0.5
+        point = self._point(target, pair, crop, mirrored)
+        if mirrored:
             window, prior, target = (array[:, ::-1] for array in (window, prior, target))
-            point = (self.size - 1 - point[0], point[1])
         return {
             "inputs": torch.from_numpy(network_input(window, prior)),
             "point": torch.tensor(point),
@@ -122,26 +123,22 @@ class PairDataset(Dataset):
         others = [rle for index, rle in rows if index != pair.target_index]
         return others[rng.integers(len(others))] if others and self.augmentation.noise else None
 
-    def _center(self, array: np.ndarray) -> np.ndarray:
-        """The center of a square array, cut or zero-padded to the network's size."""
-        side = len(array)
-        result = np.zeros((self.size, self.size, *array.shape[2:]), dtype=array.dtype)
-        source, place = max(side - self.size, 0) // 2, max(self.size - side, 0) // 2
-        length = min(side, self.size)
-        result[place : place + length, place : place + length] = array[
-            source : source + length, source : source + length
-        ]
-        return result
+    def _point(
+        self, target: np.ndarray, pair: Pair, crop: TrainingCrop, mirrored: bool
+    ) -> tuple[int, int]:
+        """The training point, as `training_point` of the recipe says.
 
-    def _point(self, target: np.ndarray, pair: Pair, box: CropBox, side: int) -> tuple[int, int]:
-        """The target's center; where no pixel of it is left, its center in the whole image."""
+        Args:
+            target: (S, S) mask in the crop, not yet mirrored.
+        """
+        last = self.size - 1
         center = center_of_mass(target)
-        if center is not None:
-            return int(center[0]), int(center[1])
-        offset = (self.size - side) // 2
-        x = int((pair.point_xy[0] - box.x0) * side / box.width) + offset
-        y = int((pair.point_xy[1] - box.y0) * side / box.height) + offset
-        return (x, y) if 0 <= x < self.size and 0 <= y < self.size else NO_POINT
+        if self.recipe.training_point == "crop":
+            if center is None:
+                return NO_POINT
+            return int(last - center[0] if mirrored else center[0]), int(center[1])
+        x, y = crop.point(pair.point_xy) if center is None else map(int, center)
+        return (last - x if mirrored else x), y
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

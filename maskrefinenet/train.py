@@ -32,6 +32,7 @@ from .distributed import World
 from .fast_forms import FastMaskRefineNet
 from .losses import dice_loss
 from .model import MaskRefineNet
+from .recipe import RECIPES, Recipe
 
 LEARNING_RATE_FLOOR = 0.01  # of the peak: where warm-up starts and the cosine ends
 DEFAULT_WARMUP = 2000
@@ -46,7 +47,6 @@ class Schedule:
     warmup: iterations of linear warm-up; None takes 2000, or a tenth of a short run.
     eval_period, checkpoint_period, log_period: iterations between validations, checkpoints, lines.
     amp: mixed precision; CUDA only.
-    per_column: the Dice sums of the reference implementation; see `dice_loss`.
     """
 
     iterations: int = 200_000
@@ -58,7 +58,6 @@ class Schedule:
     log_period: int = 20
     seed: int = 0
     amp: bool = False
-    per_column: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "eval_period", "checkpoint_period", "log_period"):
@@ -110,6 +109,7 @@ class Trainer:
         schedule: Schedule,
         out: Path,
         here: World,
+        recipe: Recipe = RECIPES["paper"],
         workers: int = 2,
         validate: Validate | None = None,
     ):
@@ -118,7 +118,7 @@ class Trainer:
         check_batch(schedule.batch_size, here)
         self.network, self.categories, self.schedule = network, categories, schedule
         self.dataset, self.out, self.here, self.workers = dataset, out, here, workers
-        self.validate = validate
+        self.recipe, self.validate = recipe, validate
         self.model = model.to(here.device)
         self.wrapped = self._distribute()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.learning_rate)
@@ -168,6 +168,7 @@ class Trainer:
         augmentation = asdict(self.dataset.augmentation)
         return {
             **{f"network.{key}": value for key, value in asdict(self.network).items()},
+            **{f"recipe.{key}": value for key, value in asdict(self.recipe).items()},
             **schedule,
             **augmentation,
             "samples": len(self.dataset),
@@ -221,7 +222,7 @@ class Trainer:
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # of batch norms
         with torch.autocast(self.here.device.type, enabled=self.schedule.amp):
             logits = self.wrapped(batch["inputs"], batch["point"], batch["class_id"])
-        loss = dice_loss(logits, batch["target"], per_column=self.schedule.per_column)
+        loss = dice_loss(logits, batch["target"], self.recipe.dice)
         value = loss.item()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -288,7 +289,8 @@ class Trainer:
 
     def _content(self) -> dict[str, Any]:
         """A checkpoint to refine with."""
-        content = network_content(self.model.state_dict(), self.network, self.categories)
+        state = self.model.state_dict()
+        content = network_content(state, self.network, self.categories, self.recipe)
         samples = self.iteration * self.schedule.batch_size
         content["epoch"], content["last_itr"] = samples // len(self.dataset), self.iteration
         return {**content, "best_AP": self.best_ap}

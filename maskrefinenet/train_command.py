@@ -1,11 +1,12 @@
 """The command line of training, for `python -m maskrefinenet train` and programs above it."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE
 from .model import ENCODERS
-from .pairs import RULES
+from .recipe import CHOICES, RECIPES, Recipe
 from .train import Schedule
 from .train_run import TrainSettings, Validation
 
@@ -48,13 +49,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side of the input, pixels")
     network.add_argument("--box-scale", type=float, default=DEFAULT_BOX_SCALE)
     samples = parser.add_argument_group("samples")
-    samples.add_argument("--matching", choices=RULES, default=RULES[0])
     samples.add_argument("--color-jitter", type=float, default=0.0, metavar="STRENGTH")
     samples.add_argument(
         "--noise", type=float, default=0.0, metavar="SHARE", help="of priors that are spoilt"
     )
+    _add_recipe(parser)
     _add_schedule(parser.add_argument_group("schedule"))
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare samples")
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    """--recipe, and a flag for each of its options; one not given is no attribute of the result."""
+    group = parser.add_argument_group("recipe", "an option that is not given is the recipe's")
+    group.add_argument(
+        "--recipe", choices=RECIPES, default="paper", help="the reference's, or our choices"
+    )
+    for option, choices in CHOICES.items():
+        meanings = [
+            f"{value}{_recipes_with(option, value)}: {why}" for value, why in choices.items()
+        ]
+        more = {"nargs": "?", "const": "on"} if option == "amp" else {}
+        group.add_argument(
+            "--" + option.replace("_", "-"),
+            choices=choices,
+            default=argparse.SUPPRESS,
+            help="; ".join(meanings),
+            **more,
+        )
+    # As --dice was written before; accepted for one more release.
+    old = {"dest": "dice", "const": "columns", "default": argparse.SUPPRESS}
+    group.add_argument("--dice-per-column", action="store_const", help=argparse.SUPPRESS, **old)
+
+
+def _recipes_with(option: str, value: str) -> str:
+    """The recipes of which a value is, such as " (paper)"."""
+    names = [name for name, recipe in RECIPES.items() if getattr(recipe, option) == value]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe of a command line, its own flags included."""
+    given = {option: getattr(args, option) for option in CHOICES if hasattr(args, option)}
+    if given.get("stem") == "pretrained" and args.weights == "none":
+        raise ValueError("--stem pretrained needs weights, but --weights none is given")
+    return replace(RECIPES[args.recipe], **given)
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
@@ -71,10 +109,6 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--checkpoint-period", type=int, default=DEFAULTS.checkpoint_period)
     group.add_argument("--log-period", type=int, default=DEFAULTS.log_period)
     group.add_argument("--seed", type=int, default=DEFAULTS.seed)
-    group.add_argument("--amp", action="store_true", help="mixed precision; CUDA only")
-    group.add_argument(
-        "--dice-per-column", action="store_true", help="the Dice sums of the reference code"
-    )
 
 
 def settings_of(args: argparse.Namespace) -> TrainSettings:
@@ -84,6 +118,7 @@ def settings_of(args: argparse.Namespace) -> TrainSettings:
         image_root=args.image_root,
         records=tuple(args.records),
         output=args.output,
+        recipe=recipe_of(args),
         validation=_validation(args),
         resume=args.resume,
         encoder=args.encoder,
@@ -91,7 +126,6 @@ def settings_of(args: argparse.Namespace) -> TrainSettings:
         class_agnostic=args.class_agnostic,
         size=args.size,
         box_scale=args.box_scale,
-        matching=args.matching,
         color_jitter=args.color_jitter,
         noise=args.noise,
         batch_size=args.batch_size,
@@ -119,6 +153,4 @@ def _schedule(args: argparse.Namespace) -> Schedule:
         checkpoint_period=args.checkpoint_period,
         log_period=args.log_period,
         seed=args.seed,
-        amp=args.amp,
-        per_column=args.dice_per_column,
     )

@@ -17,9 +17,10 @@ from .checkpoint import DEFAULT_BOX_SCALE, DEFAULT_SIZE, NetworkConfig, load_enc
 from .data import Augmentation, PairDataset
 from .distributed import World
 from .model import MaskRefineNet
-from .pairs import RULES, Pair, match_predictions
+from .pairs import Pair, match_predictions
 from .pipeline import make_groups, refine_groups
 from .predictions import read_predictions
+from .recipe import RECIPES, Recipe
 from .refiner import MaskRefiner
 from .train import Schedule, Trainer, Validate
 
@@ -40,7 +41,7 @@ class TrainSettings:
     annotations: COCO file with masks.  records: a teacher's, one file a model.
     output: folder of checkpoints and metrics.  weights: of the encoder: imagenet, none, or a file.
     class_agnostic: one point channel for all classes.  size: side of the input, pixels.
-    matching: one of RULES.  noise: share of priors that are spoilt.
+    noise: share of priors that are spoilt.
     batch_size: over all processes; None: see `default_batch_size`.
     """
 
@@ -48,6 +49,7 @@ class TrainSettings:
     image_root: Path
     records: tuple[Path, ...]
     output: Path
+    recipe: Recipe = RECIPES["paper"]
     validation: Validation | None = None
     resume: bool = False
     encoder: str = "resnet101"
@@ -55,7 +57,6 @@ class TrainSettings:
     class_agnostic: bool = False
     size: int = DEFAULT_SIZE
     box_scale: float = DEFAULT_BOX_SCALE
-    matching: str = RULES[0]
     color_jitter: float = 0.0
     noise: float = 0.0
     batch_size: int | None = None
@@ -72,11 +73,13 @@ class TrainSettings:
         if self.box_scale < 1:
             raise ValueError(f"--box-scale {self.box_scale}; at least 1 is needed")
 
-    def schedule_for(self, processes: int) -> Schedule:
-        """The schedule of so many processes."""
+    def schedule_for(self, processes: int, device_type: str = "cpu") -> Schedule:
+        """The schedule of so many processes on devices of a kind."""
         size = self.batch_size
         return replace(
-            self.schedule, batch_size=default_batch_size(processes) if size is None else size
+            self.schedule,
+            batch_size=default_batch_size(processes) if size is None else size,
+            amp=self.recipe.mixed_precision(device_type),
         )
 
 
@@ -106,14 +109,15 @@ def _train(settings: TrainSettings, here: World) -> None:
     if here.is_first:
         print(
             f"{len(trainer.dataset)} training pairs, iterations {trainer.iteration} to "
-            f"{trainer.schedule.iterations}, on {here.size} x {here.device.type}"
+            f"{trainer.schedule.iterations}, on {here.size} x {here.device.type}, "
+            f"recipe: {settings.recipe}"
         )
     trainer.run()
 
 
 def make_trainer(settings: TrainSettings, here: World) -> Trainer:
     """The trainer of one process, at its first iteration."""
-    schedule = settings.schedule_for(here.size)
+    schedule, recipe = settings.schedule_for(here.size, here.device.type), settings.recipe
     annotations = load_annotations(settings.annotations)
     network = NetworkConfig(
         num_classes=len(annotations.categories),
@@ -124,16 +128,17 @@ def make_trainer(settings: TrainSettings, here: World) -> Trainer:
     )
     augmentation = Augmentation(settings.box_scale, settings.color_jitter, settings.noise)
     dataset = PairDataset(
-        training_pairs(settings.records, annotations, settings.matching, progress=here.is_first),
+        training_pairs(settings.records, annotations, recipe.matching, progress=here.is_first),
         settings.image_root,
         size=settings.size,
         augmentation=augmentation,
+        recipe=recipe,
         seed=schedule.seed,
     )
     torch.manual_seed(schedule.seed)
     model = network.build()
     if not (settings.output / "last.pth").exists():
-        load_encoder(model, settings.weights)
+        load_encoder(model, settings.weights, recipe.stem)
     return Trainer(
         model=model,
         network=network,
@@ -142,6 +147,7 @@ def make_trainer(settings: TrainSettings, here: World) -> Trainer:
         schedule=schedule,
         out=settings.output,
         here=here,
+        recipe=recipe,
         workers=settings.workers,
         validate=_validation(settings.validation, network, annotations, here),
     )

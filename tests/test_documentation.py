@@ -1,5 +1,6 @@
 """Every command in README and docs names files and options that exist."""
 
+import re
 import runpy
 import shlex
 import sys
@@ -15,11 +16,16 @@ COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 def help_text(command: list[str], capsys, monkeypatch) -> str:
     """What the program of a command prints for --help."""
-    if command[:3] == ["python", "-m", "maskrefinenet"]:
-        monkeypatch.setattr(sys, "argv", ["maskrefinenet", command[3], "--help"])
-        run = partial(runpy.run_module, "maskrefinenet", run_name="__main__")
+    if command[:2] == ["python", "-m"]:
+        subcommand = [word for word in command[3:4] if not word.startswith("--")]
+        monkeypatch.setattr(sys, "argv", [command[2], *subcommand, "--help"])
+        run = partial(runpy.run_module, command[2], run_name="__main__")
     elif command[0] == "wsis":
-        monkeypatch.setattr(sys, "argv", ["wsis", command[1], "--help"])
+        step = [word for word in command[2:3] if not word.startswith("-")]  # of wsis clues
+        monkeypatch.setattr(sys, "argv", ["wsis", command[1], *step, "--help"])
+        run = partial(runpy.run_module, "wsis", run_name="__main__")
+    elif "scripts/weaksam" in command[1]:
+        monkeypatch.setattr(sys, "argv", ["wsis", "run", "weaksam", "--help"])
         run = partial(runpy.run_module, "wsis", run_name="__main__")
     else:  # scripts/quickstart.sh runs tools/quickstart.py, the scripts of the subsets the pipeline
         names = ("quickstart", "gpu_check", "pipeline")
@@ -59,3 +65,17 @@ def test_readme_shows_the_small_run_that_the_tests_make():
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 15
+
+
+def test_tests_that_the_docs_name_exist():
+    named = {
+        found
+        for page in PAGES
+        for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8"))
+    }
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert named and not missing

@@ -32,7 +32,9 @@ from wsis.runner.commands import python_path
 LINKED = ("configs", "scripts", "tools")
 SHAPES = ("--train", "12", "--val", "2", "--size", "128")
 REFINER = "--encoder resnet18 --weights none --size 32 --batch-size 2 --iterations 2 --workers 0"
+SCENES = ("--train", "40", "--val", "2", "--size", "96")  # with every class
 SMALLER = {  # beginning of a command: what is added to it
+    "python tools/make_shapes.py datasets/shapes --train 2000": SCENES,
     "python tools/make_shapes.py": SHAPES,
     "python tools/split_coco.py": (),
     "python tools/evaluate_labels.py": (),
@@ -40,9 +42,17 @@ SMALLER = {  # beginning of a command: what is added to it
     "python tools/import_points.py": (),
     "python -m maskrefinenet train": REFINER.split(),
     "wsis refine": ("--num-gpus", "0"),
+    "wsis tags --coco": (),
+    "wsis clues train --network resnet": "--epochs 1 --size 32 --num-gpus 0".split(),
+    "wsis clues points --weights output/weak": ("--num-gpus", "0", "--scales", "1.0"),
+    "wsis proposals grid": ("--num-gpus", "0"),
+    "wsis proposals points --segmenter tiny": ("--num-gpus", "0", "--grid", "3"),
+    "wsis proposals merge": (),
+    "wsis proposals recall --proposals output/weak": (),
     "bash scripts/coco": ("--dry-run",),
     "bash scripts/bdd100k": ("--dry-run",),
     "bash scripts/pointwssis.sh": ("--dry-run",),
+    "bash scripts/weaksam": ("--dry-run",),
     "bash scripts/gpu_check.sh": ("--device", "cpu", "--quick", "--only", "NMS"),
 }
 WITH_A_NETWORK = (
@@ -58,6 +68,15 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "python tools/make_figures.py",  # tests/wsis/test_make_figures.py
     "python tools/download_checkpoints.py",  # tests/wsis/test_download_checkpoints.py
     "python tools/reproduce.py",  # tests/wsis/test_reproduce.py
+    "wsis tags --voc",  # tests/wsis/test_weak_commands.py has these with small data
+    "wsis clues train --network lite0",
+    "wsis clues train --network weaktr",
+    "wsis clues points --weights output/voc",
+    "wsis clues cluster",
+    "wsis proposals points --segmenter segment_anything",
+    "wsis proposals recall --proposals output/voc",
+    "python -m wsis.benchmarks.refiner_recipes",  # tests/wsis/test_refiner_recipes.py
+    "wsis package",  # tests/wsis/test_package.py
 )
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
 <points label="person" occluded="0" points="3,4" z_order="0"/></image></annotations>"""

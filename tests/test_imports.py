@@ -58,7 +58,7 @@ DETECTRON2 = {
     "engine": NETWORKS | {"data", "modeling", "solver", "checkpoint", "model_zoo", "evaluation"},
 }
 # Parts of wsis above its ground floor, which holds pseudo_labels, refine and all other modules.
-WSIS_FLOORS = {"runner": 1, "recipes": 2, "cli": 3, "__main__": 3}
+WSIS_FLOORS = {"runner": 1, "recipes": 2, "benchmarks": 3, "gpu_check": 3, "cli": 4, "__main__": 4}
 
 
 def module_name(path: Path, root: Path) -> str:

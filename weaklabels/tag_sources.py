@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from weaklabels.coco import CocoFile
-from weaklabels.converters.voc import image_id as voc_image_id
-from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation
+from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation, voc_image_id
 
 from .pictures import image_size_hw
 from .tags import TaggedImage, Tags, require_every_class

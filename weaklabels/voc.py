@@ -62,6 +62,14 @@ def read_image_set(path: str) -> list[str]:
     return names
 
 
+def voc_image_id(name: str) -> int:
+    """The number that stands for an image in files that need one: the digits of its name."""
+    digits = name.replace("_", "")
+    if not digits.isdecimal():
+        raise ValueError(f"image {name!r}: expected a name of digits, such as 2007_000032")
+    return int(digits)
+
+
 def read_voc_annotation(path: str) -> VOCAnnotation:
     """Read one file of `Annotations`; errors name it, and the object in it."""
     try:

@@ -1,12 +1,34 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
+from weaksam.dino.config import add_dino_config
+from weaksam.mask2former.config import add_mask2former_config
+from weaksam.roi_drop import InstanceDropOutputLayers
 
 __all__ = ["add_weaksam_config"]
 
 
 def add_weaksam_config(cfg: CfgNode) -> None:
-    """Add `MODEL.WSOD` and the keys beside it. None leaves a value to the head that HEAD names."""
+    """Add the keys of all networks; RoI drop also takes the place of the plain box predictor."""
+    _add_wsod(cfg)
+    _add_instance_drop(cfg)
+    add_dino_config(cfg)
+    add_mask2former_config(cfg)
+
+
+def _add_instance_drop(cfg: CfgNode) -> None:
+    """Add RoI drop; weaksam/roi_drop.py says what the values mean."""
+    cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = InstanceDropOutputLayers.__name__
+    node = cfg.MODEL.INSTANCE_DROP = CfgNode()
+    node.ISON = False
+    node.THRESH_CLS = 4.0
+    node.THRESH_REG = 4.0
+    node.OPERATE_ITER = 2000
+    node.MODE = "intersection"
+
+
+def _add_wsod(cfg: CfgNode) -> None:
+    """Add `MODEL.WSOD`. None leaves a value to the head that HEAD names."""
     node = cfg.MODEL.WSOD = CfgNode()
     node.HEAD = "mist"  # wsddn, oicr, mist, wsod2: weaksam/wsod/settings.py has their values
     node.NUM_REFINE = None

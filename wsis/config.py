@@ -9,6 +9,9 @@ import yaml
 from adet.config import get_cfg
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from weaklabels.model_folder import CONFIG, is_model_folder
+from weaksam import dino, mask2former, wsod  # noqa: F401  (registers their networks)
+from weaksam.config import add_weaksam_config
 from wsis.config_checks import check_values
 
 # What merging raises for values of other types, unknown keys and bases that go in a circle.
@@ -17,16 +20,19 @@ LONGEST_FAULT = 600  # characters
 
 
 def find_config(config_file: str) -> str:
-    """The path of a config: an existing file, or a shipped one by its name.
+    """The path of a config: an existing file, that of a published model, or a shipped one.
 
     Args:
-        config_file: "my.yaml", "SOLOv2/R50_3x.yaml" or "configs/SOLOv2/R50_3x.yaml".
+        config_file: "my.yaml", a folder of `wsis package`, "SOLOv2/R50_3x.yaml" or
+            "configs/SOLOv2/R50_3x.yaml".
 
     Raises:
         FileNotFoundError: neither is there.
     """
     if Path(config_file).is_file():
         return config_file
+    if is_model_folder(config_file):
+        return str(Path(config_file) / CONFIG)
     try:
         return model_zoo.get_config_file(config_file.removeprefix("configs/"))
     except RuntimeError as error:
@@ -50,7 +56,8 @@ def load_config(
     """The config of a file with overrides, not frozen.
 
     Args:
-        config_file: see `find_config`; None or "" takes the defaults of all keys.
+        config_file: see `find_config`; None or "" takes the defaults of all keys. The folder of a
+            published model also sets MODEL.WEIGHTS to its weights.
         overrides: KEY, VALUE, KEY, VALUE, ...
         num_gpus: 0 sets MODEL.DEVICE to the CPU.
 
@@ -59,12 +66,15 @@ def load_config(
     """
     cfg = get_cfg()
     cfg.SOLVER.SKIP_NONFINITE = 0  # steps of a run that may be skipped, see `guards`
+    add_weaksam_config(cfg)
     if config_file:
         path = find_config(config_file)
         try:
             cfg.merge_from_file(path)
         except (yaml.YAMLError, *UNREADABLE) as error:
             raise ValueError(f"config file {path}: {_in_a_line(error)}; correct it") from error
+        if is_model_folder(config_file):
+            cfg.MODEL.WEIGHTS = config_file
     try:
         cfg.merge_from_list(list(overrides))
     except (SyntaxError, *UNREADABLE) as error:

@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
 from maskrefinenet import MaskRefiner
 from weaklabels.files import atomic_text, dumps, read_json
+from weaklabels.model_folder import is_model_folder, read_card
 from wsis.config import load_config
 from wsis.pseudo_labels import make_record
 from wsis.trained_model import load_trained
@@ -103,13 +104,18 @@ class Classes:
         )
 
 
-def read_classes(settings: DemoSettings, num_classes: int) -> Classes:
-    """The classes that were given; without any COCO's, where the network has 80 classes."""
+def read_classes(settings: DemoSettings, weights: str, num_classes: int) -> Classes:
+    """The classes that were given, else those of published weights, else COCO's 80."""
     if settings.class_names:
         names = settings.class_names
         return Classes(names, tuple(range(1, len(names) + 1)))
     if settings.classes_json:
         return read_classes_json(settings.classes_json)
+    if is_model_folder(weights):
+        names, ids = zip(
+            *((c["name"], c["id"]) for c in read_card(weights).categories), strict=True
+        )
+        return Classes(names, ids)
     if num_classes != len(COCO_CATEGORIES):
         raise ValueError(
             f"the config has {num_classes} classes: say which classes these are, with "
@@ -271,7 +277,7 @@ def demonstrate(settings: DemoSettings) -> None:
     setup_logger(name="fvcore")
     cfg = make_config(settings)
     architecture = meta_architecture(cfg)
-    classes = read_classes(settings, architecture.num_classes(cfg))
+    classes = read_classes(settings, cfg.MODEL.WEIGHTS, architecture.num_classes(cfg))
     cfg.merge_from_list([architecture.num_classes_key, len(classes.names)])
     records = read_inputs(settings, classes)
     model = load_trained(cfg)

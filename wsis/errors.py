@@ -1,9 +1,10 @@
 """Tell a user's mistake from a bug, wherever it arose: here, in a spawned rank, in a data worker.
 
 An error of a rank or a worker arrives as the text of its traceback, so the text decides for all.
-A mistake of the user is a ValueError, KeyError or OSError that one of our packages raises itself,
-that is, in a `raise` statement and not in a call to a library; or an error that the operating
-system reports about a file. Everything else is a bug.
+A mistake of the user is a ValueError, KeyError, OSError or ImportError (a package of an extra that
+is not installed) that one of our packages raises itself, that is, in a `raise` statement and not in
+a call to a library; or an error that the operating system reports about a file. Everything else is
+a bug.
 """
 
 import ast
@@ -16,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGES = ("adet", "detectron2", "maskrefinenet", "weaklabels", "weaksam", "wsis")
-USER_ERRORS = (ValueError, KeyError, OSError)
+USER_ERRORS = (ValueError, KeyError, OSError, ImportError)
 # A frame of a printed traceback: its file, and its first source line.
 FRAME = re.compile(
     r'^ +File "(?P<file>.+)", line \d+, in .*\n(?! +File ") +(?P<source>\S.*)\n', re.MULTILINE

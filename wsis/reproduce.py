@@ -19,16 +19,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.inline import register_inline_datasets
 from detectron2.evaluation.coco_evaluation import RESULTS_FILE
 from detectron2.modeling import meta_architecture
-from weaklabels.coco import CocoFile
-from weaklabels.evaluate import evaluate_labels, format_report, load_images
 from weaklabels.files import atomic_bytes, atomic_text, read_json, write_json
 from wsis.config import load_config
 from wsis.launcher import Job, launch
 from wsis.released import CONFIGS, read_releases, released_path, verify
+from wsis.reproduce_labels import Refinement, judge_labels, label_files, refine_and_judge
 from wsis.trained_model import load_trained
 from wsis.training import PROMPTED_TASK, Trainer, TrainingSettings, prepared
 
-STAGES = ("teacher", "pseudo_labels", "student")
+STAGES = ("teacher", "maskrefinenet", "pseudo_labels", "student")
+LABEL_STAGES = ("pseudo_labels", "maskrefinenet")  # judged on train2017, not on a --split
 SPLITS = {"val2017": "coco_2017_val", "test-dev": "coco_2017_test-dev"}
 PROMPTS = {"teacher": ("none", "point"), "student": ("none",)}  # of the evaluations of a stage
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -45,7 +45,6 @@ HOW_TO_GET = {
     "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
     "test-dev": "http://images.cocodataset.org/zips/test2017.zip and "
     "http://images.cocodataset.org/annotations/image_info_test2017.zip",
-    "train2017": "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
 }
 
 
@@ -56,8 +55,10 @@ class ReproduceSettings:
     stage: one of STAGES.  split: one of SPLITS.
     weights: an own file in place of the released one; for pseudo_labels a merged COCO file or
         records.
-    config_file: of an own checkpoint; None: the released ones'.
-    annotations: for pseudo_labels, all masks of train2017.  weak_annotations: the weak images.
+    config_file: of an own checkpoint (maskrefinenet: of the teacher); None: the released ones'.
+    annotations: for LABEL_STAGES, all masks of train2017.  weak_annotations: the weak images.
+    teacher, records, image_root: for maskrefinenet, an own teacher, or records of one, in place of
+        the released one; the folder of the images, None: COCO's train2017.
     name: in the name of the server's file; None: PointWSSIS-SUBSET-STAGE.
     output: None: output/reproduce/SUBSET_STAGE_SPLIT.
     """
@@ -70,6 +71,9 @@ class ReproduceSettings:
     config_file: str | None = None
     annotations: Path | None = None
     weak_annotations: Path | None = None
+    teacher: Path | None = None
+    records: Path | None = None
+    image_root: Path | None = None
     name: str | None = None
     output: Path | None = None
     overrides: tuple[str, ...] = ()
@@ -78,15 +82,20 @@ class ReproduceSettings:
         for key in self.overrides[::2]:
             if key in FLAG_OF_KEY:
                 raise ValueError(f"{key} is decided by {FLAG_OF_KEY[key]}")
-        if self.stage == "pseudo_labels":
-            if self.split != "val2017":
-                raise ValueError("pseudo labels are those of train2017: --split does not apply")
-            if self.overrides or self.config_file:
-                raise ValueError(
-                    "--stage pseudo_labels runs no network: no --config-file or KEY VALUE"
-                )
-        elif self.annotations or self.weak_annotations:
-            raise ValueError("--annotations and --weak-annotations are for --stage pseudo_labels")
+        if self.stage in LABEL_STAGES and self.split != "val2017":
+            raise ValueError("pseudo labels are those of train2017: --split does not apply")
+        if self.stage == "pseudo_labels" and (self.overrides or self.config_file):
+            raise ValueError("--stage pseudo_labels runs no network: no --config-file or KEY VALUE")
+        if self.stage not in LABEL_STAGES and (self.annotations or self.weak_annotations):
+            raise ValueError(
+                f"--annotations and --weak-annotations are for --stage {' and '.join(LABEL_STAGES)}"
+            )
+        if self.stage != "maskrefinenet" and (self.teacher or self.records or self.image_root):
+            raise ValueError("--teacher, --records and --image-root are for --stage maskrefinenet")
+        if self.records and (self.teacher or self.config_file or self.overrides):
+            raise ValueError("--records are there: no teacher, --config-file or KEY VALUE is used")
+        if self.records and self.records.suffix != ".jsonl":
+            raise ValueError(f"--records {self.records}: expected prediction records, .jsonl")
         if self.name and self.split != "test-dev":
             raise ValueError("--name is for --split test-dev")
         if not SERVER_NAME.fullmatch(self.server_name):
@@ -99,37 +108,56 @@ class ReproduceSettings:
     @property
     def folder(self) -> Path:
         """Where results go."""
-        split = "train2017" if self.stage == "pseudo_labels" else self.split
+        split = "train2017" if self.stage in LABEL_STAGES else self.split
         return self.output or Path("output", "reproduce", f"{self.subset}_{self.stage}_{split}")
 
 
 def reproduce(settings: ReproduceSettings, job: Job) -> list[dict[str, Any]] | None:
     """Evaluate and write `reproduce.json`; the rows of the table, None on other machines."""
-    weights = checkpoint_path(settings)
-    if settings.stage == "pseudo_labels":
-        rows = run_labels(settings, weights)
-    else:
+    weights = checkpoint_path(settings, settings.stage, settings.weights, "--weights")
+    if settings.stage not in LABEL_STAGES:
         rows = run_network(settings, weights, job)
+    else:
+        labels = label_files(settings.subset, settings.annotations, settings.weak_annotations)
+        if settings.stage == "pseudo_labels":
+            rows = judge_labels(weights, labels, settings.folder / "quality.json", "pseudo labels")
+        else:
+            rows = refine_and_judge(refinement(settings, weights), labels, settings.folder, job)
     if rows is not None:
         write_json(settings.folder / "reproduce.json", rows)
     return rows
 
 
-def checkpoint_path(settings: ReproduceSettings) -> Path:
-    """The file to evaluate: the own one, or the released one after a look at what it holds."""
-    if settings.weights:
-        if not settings.weights.is_file():
-            raise FileNotFoundError(f"--weights {settings.weights}: no such file")
-        return settings.weights
-    path = released_path(settings.checkpoints, settings.subset, settings.stage)
+def checkpoint_path(settings: ReproduceSettings, kind: str, own: Path | None, flag: str) -> Path:
+    """The file to use: the own one, or the released one after a look at what it holds."""
+    if own:
+        if not own.exists():
+            raise FileNotFoundError(f"{flag} {own}: no such file")
+        return own
+    path = released_path(settings.checkpoints, settings.subset, kind)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; download it with\n  wsis download "
-            f"--subset {settings.subset} --what {settings.stage} --output {settings.checkpoints}\n"
-            "or give a file of your own with --weights"
+            f"--subset {settings.subset} --what {kind} --output {settings.checkpoints}\n"
+            f"or give a file of your own with {flag}"
         )
-    print(f"{path}: {verify(path, settings.stage)}")
+    print(f"{path}: {verify(path, kind)}")
     return path
+
+
+def refinement(settings: ReproduceSettings, refiner: Path) -> Refinement:
+    """What `--stage maskrefinenet` refines, and with what."""
+    teacher = None
+    if settings.records is None:
+        teacher = checkpoint_path(settings, "teacher", settings.teacher, "--teacher")
+    return Refinement(
+        refiner=refiner,
+        teacher=teacher,
+        records=settings.records,
+        image_root=settings.image_root or Path(MetadataCatalog.get("coco_2017_train").image_root),
+        config_file=settings.config_file or CONFIGS["teacher"],
+        overrides=settings.overrides,
+    )
 
 
 def training_settings(
@@ -234,56 +262,6 @@ def write_upload(settings: ReproduceSettings, predictions: Path) -> Path:
         "see https://cocodataset.org/#upload)"
     )
     return archive
-
-
-def run_labels(settings: ReproduceSettings, labels: Path) -> list[dict[str, Any]]:
-    """Judge pseudo labels against the full annotations; table rows."""
-    truth = settings.annotations or Path(MetadataCatalog.get("coco_2017_train").json_file)
-    weak = settings.weak_annotations
-    if weak is None:
-        weak = Path(MetadataCatalog.get(f"coco_2017_train_{settings.subset}_w").json_file)
-    if not truth.is_file():
-        raise FileNotFoundError(
-            f"{truth} is missing: it is in {HOW_TO_GET['train2017']}, or give --annotations"
-        )
-    if not weak.is_file():
-        raise FileNotFoundError(
-            f"{weak} is missing; it says which images are weak. For the released labels it has to "
-            "be the one of PointWSSIS's own split; give it with --weak-annotations"
-        )
-    if labels.suffix == ".json":
-        check_split(labels, weak)
-    images = load_images(labels, truth, weak)
-    header = CocoFile(truth).header
-    names = {c["id"]: str(c.get("name", c["id"])) for c in header["categories"]}
-    report = evaluate_labels(images, names, str(labels))
-    write_json(settings.folder / "quality.json", report)
-    print(format_report(report))
-    common = {"what": "pseudo labels", "split": f"weak images of {weak.name}"}
-    common["source"] = f"measured here, {labels}"
-    return [
-        common | {"mode": f"pseudo-label quality: {mode}"} | figures
-        for mode, figures in report["mask_ap"].items()
-    ]
-
-
-def check_split(labels: Path, weak: Path) -> None:
-    """Refuse a merged file whose strong images are weak ones in `weak`.
-
-    Their true masks would count as pseudo labels. Pseudo labels are compressed RLE; polygons are
-    true masks.
-    """
-    weak_ids = set(CocoFile(weak).images)
-    mixed = {
-        a["image_id"]
-        for a in CocoFile(labels).annotations()
-        if a["image_id"] in weak_ids and isinstance(a.get("segmentation"), list)
-    }
-    if mixed:
-        raise ValueError(
-            f"{labels} has polygons, which are true masks, in {len(mixed)} images (such as id "
-            f"{min(mixed)}) that are weak in {weak}: the two files are of different splits"
-        )
 
 
 def format_table(subset: str, rows: list[dict[str, Any]]) -> str:

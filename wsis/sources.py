@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+BDD100K_IMAGES = 7000  # of the training part of its 10,000 images with instance labels
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -12,6 +14,8 @@ class DataSource:
     train_name: what DATASETS.TRAIN names, a registered name or `name=json:root`.
     num_classes: None where the annotation file decides.
     how_to_get: what the user reads where a file is missing.
+    train_images: number of training images; None where the annotation file decides.
+    is_reference: whether the published schedules are for this dataset.
     """
 
     train_json: Path
@@ -22,6 +26,8 @@ class DataSource:
     val_json: Path
     num_classes: int | None
     how_to_get: str
+    train_images: int | None = None
+    is_reference: bool = False
 
     def path(self, subset: str, kind: str) -> Path:
         """The label file of a subset."""
@@ -45,6 +51,7 @@ def coco(datasets: Path) -> DataSource:
         num_classes=80,
         how_to_get="download COCO 2017 (train2017, val2017, annotations) from cocodataset.org and "
         f"unpack it into {datasets / 'coco'}, or point DETECTRON2_DATASETS at its parent folder",
+        is_reference=True,
     )
 
 
@@ -61,6 +68,7 @@ def bdd100k(datasets: Path) -> DataSource:
         num_classes=8,
         how_to_get="download the BDD100K 10k images and instance labels, then run "
         "tools/convert_bdd100k.py (README, section BDD100K)",
+        train_images=BDD100K_IMAGES,
     )
 
 

@@ -22,9 +22,12 @@ from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+    load_test_dataset,
 )
 from detectron2.data.datasets.inline import register_inline_datasets
-from detectron2.engine import DefaultTrainer, default_setup, hooks
+from detectron2.engine import DefaultTrainer, SimpleTrainer, default_setup, hooks
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -32,11 +35,14 @@ from detectron2.evaluation import (
     verify_results,
 )
 from detectron2.modeling import meta_architecture
+from detectron2.solver import build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 from weaklabels.coco import category_names
 from weaklabels.files import atomic_text
 from weaklabels.locks import job_lock
+from weaksam.wsod.adversarial import build_adversarial_loop, build_detector_optimizer
 from wsis.config import load_config
 from wsis.guards import guard
 
@@ -51,9 +57,47 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        prompted = meta_architecture(cfg).reads_prompts(cfg)
-        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=prompted)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        architecture = meta_architecture(cfg)
+        keeps = architecture.reads_prompts(cfg)
+        mapper = DatasetMapper(cfg, is_train=False, keep_annotations=keeps)
+        dataset = load_test_dataset(cfg, dataset_name)
+        dataset = architecture.prepare_dataset(cfg, dataset, is_train=False)
+        num_workers = cfg.DATALOADER.NUM_WORKERS
+        return build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        """Of the images and proposals that the architecture learns from."""
+        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty, files)
+        architecture = meta_architecture(cfg)
+        if architecture.supervision == "instances" and "image_labels" in dataset[0]:
+            raise ValueError(
+                f"DATASETS.TRAIN={cfg.DATASETS.TRAIN}: a tag file says what an image shows and not "
+                f"where, which {cfg.MODEL.META_ARCHITECTURE} needs to know: give annotations, or a "
+                "network that learns from tags (MODEL.META_ARCHITECTURE WeakRCNN)"
+            )
+        dataset = architecture.prepare_dataset(cfg, dataset, is_train=True)
+        return build_detection_train_loader(cfg, dataset=dataset)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Of all parameters but an adversary's, which `build_loop` gives its own."""
+        has_adversary = getattr(model, "adversary", None) is not None
+        return (build_detector_optimizer if has_adversary else build_optimizer)(cfg, model)
+
+    @classmethod
+    def build_loop(
+        cls,
+        cfg: CfgNode,
+        model: torch.nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+    ) -> SimpleTrainer:
+        if getattr(getattr(model, "module", model), "adversary", None) is not None:
+            return build_adversarial_loop(cfg, model, data_loader, optimizer)
+        return super().build_loop(cfg, model, data_loader, optimizer)
 
     @classmethod
     def build_evaluator(
@@ -70,12 +114,12 @@ class Trainer(DefaultTrainer):
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name, corloc=True, mode=mode)
         if evaluator_type == "coco":
-            thresholds = metadata.get("extra_iou_thresholds", ())
+            thresholds = {*metadata.get("extra_iou_thresholds", ()), *cfg.TEST.EXTRA_IOU_THRESHOLDS}
             return COCOEvaluator(
                 dataset_name,
                 output_dir=os.path.join(cfg.OUTPUT_DIR, folder),
                 mode=mode,
-                extra_iou_thresholds=thresholds,
+                extra_iou_thresholds=sorted(thresholds),
             )
         raise ValueError(
             f"dataset {dataset_name!r}: evaluator_type={evaluator_type!r} in its metadata; allowed "
@@ -214,6 +258,7 @@ def prepared(settings: TrainingSettings) -> Iterator[CfgNode]:
     cfg, notes = read_config(settings)
     with job_lock(cfg.OUTPUT_DIR, comm.is_main_process(), comm.all_gather):
         default_setup(cfg, settings)
+        setup_logger(cfg.OUTPUT_DIR or None, distributed_rank=comm.get_rank(), name="weaksam")
         logger = logging.getLogger("detectron2.train_net")
         for note in notes:
             logger.warning(note)
@@ -229,7 +274,8 @@ def read_config(settings: TrainingSettings) -> tuple[CfgNode, list[str]]:
     if cfg.TEST.AUG.ENABLED:
         meta_architecture(cfg).check_tta(cfg)
     for split in ("TEST",) if settings.eval_only else ("TRAIN", "TEST"):
-        cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split]))
+        tags = split == "TRAIN" and meta_architecture(cfg).supervision == "tags"
+        cfg.DATASETS[split] = tuple(register_inline_datasets(cfg.DATASETS[split], tags=tags))
     notes = adapt_num_classes(cfg, settings.eval_only)
     cfg.freeze()
     return cfg, notes

@@ -24,12 +24,14 @@ from detectron2.checkpoint.safe_files import (
     check_weights,
     plain_data,
     read_pickle_file,
+    read_safetensors,
     read_torch_file,
     write_torch_file,
 )
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from weaklabels.files import atomic_text
+from weaklabels.model_folder import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +133,8 @@ class DetectionCheckpointer(Checkpointer):
         """Load the model and checkpointables; returns the rest of the file.
 
         Args:
-            path: local file or URL; "" loads nothing. The suffix `?matching_heuristics=True`
-                matches names by their endings.
+            path: local file, folder of `wsis package` or URL; "" loads nothing. The suffix
+                `?matching_heuristics=True` matches names by their endings.
             checkpointables: names of those to load; None for all.
         """
         if not path:
@@ -152,6 +154,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _read(self, path: str) -> dict[str, Any]:
         """Content of a file; the main process sends it to those that cannot read it."""
+        path = weights_file(path)
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         found = os.path.isfile(local)
         all_found = comm.all_gather(found) if self._loads_together else [found]
@@ -174,6 +177,10 @@ class DetectionCheckpointer(Checkpointer):
         `matching_heuristics` asks for matching names by their endings; `__author__` says whose
         names they are.
         """
+        if f.endswith(".safetensors"):
+            weights = read_safetensors(f)
+            check_weights(weights, f)
+            return {"model": weights}
         is_pickle = f.endswith(".pkl")
         data = read_pickle_file(f) if is_pickle else read_torch_file(f)
         if not isinstance(data, dict):
@@ -183,6 +190,8 @@ class DetectionCheckpointer(Checkpointer):
             weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             check_weights(weights, f)
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if "model" not in data and isinstance(data.get("state_dict"), dict):  # OpenMMLab's
+            data = {"model": data["state_dict"]}
         if "model" not in data:
             if not data or not all(hasattr(value, "shape") for value in data.values()):
                 raise ValueError(
@@ -201,22 +210,34 @@ class DetectionCheckpointer(Checkpointer):
         author = checkpoint.pop("__author__", None)
         if match_endings:
             checkpoint["model"] = self._match(checkpoint["model"], author)
+        if convert := getattr(self.model, "convert_weights", None):
+            checkpoint["model"] = convert(checkpoint["model"])
         weights = checkpoint["model"]
-        # Removes tensors of a wrong shape from `weights`.
+        # Not left to fvcore, which looks up a module by each such name; hooks may have renamed it.
+        shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        mismatched = [
+            (name, tuple(value.shape), shapes[name])
+            for name, value in weights.items()
+            if name in shapes and tuple(value.shape) != shapes[name]
+        ]
+        for name, _, _ in mismatched:
+            del weights[name]
         incompatible = super()._load_model(checkpoint)
+        mismatched += incompatible.incorrect_shapes  # of names that begin with "module."
         own_buffers = dict(self.model.named_buffers(recurse=False))
         ignored = {name for name in CONFIGURED_BUFFERS if name in own_buffers}
-        ignored |= {name for name, _, _ in incompatible.incorrect_shapes}
+        ignored |= {name for name, _, _ in mismatched}
         missing = [name for name in incompatible.missing_keys if name not in ignored]
         incompatible = incompatible._replace(
             missing_keys=without_loaded_aliases(missing, self.model),
             unexpected_keys=[k for k in incompatible.unexpected_keys if COMPUTED_BUFFER not in k],
+            incorrect_shapes=mismatched,
         )
         model_names = self.model.state_dict().keys()
         self.load_report = LoadReport(
             missing=incompatible.missing_keys,
             unexpected=incompatible.unexpected_keys,
-            mismatched=incompatible.incorrect_shapes,
+            mismatched=mismatched,
             num_model_tensors=len(model_names),
             loaded=[name for name in weights if name in model_names],
         )

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from weaklabels.array_pickle import read_array_pickle
 from weaklabels.files import atomic_bytes, refuse_inflated_zip
@@ -24,8 +26,23 @@ _BUILDERS = {
     "multiarray.scalar": np.float64(0).__reduce__()[0],
     "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
 }
+
+
+class _LossHistory:
+    """In place of the past losses in OpenMMLab's checkpoints, of which nothing is kept."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _no_attribute(*_: Any) -> None:
+    """In place of `getattr`, by which those losses name their own methods."""
+
+
 # Numpy arrays and scalars, such as a best AP, are data only.
-_NUMPY_IN_TORCH_FILES = [
+_DATA_IN_TORCH_FILES = [
+    (_LossHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
+    *((_no_attribute, f"{module}.getattr") for module in ("builtins", "__builtin__")),
     *(
         (f, f"{core}.{name}")
         for name, f in _BUILDERS.items()
@@ -51,7 +68,7 @@ def read_torch_file(path: str) -> Any:
     """Content of a file written by `torch.save`, with tensors on the CPU."""
     refuse_inflated_zip(path)
     try:
-        with torch.serialization.safe_globals(_NUMPY_IN_TORCH_FILES):
+        with torch.serialization.safe_globals(_DATA_IN_TORCH_FILES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -78,6 +95,14 @@ def check_weights(weights: Any, path: str) -> None:
             raise ValueError(
                 f"{path}: {name} holds NaN: the training diverged; use an earlier checkpoint"
             )
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file by name, on the CPU."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete .safetensors file: {error}") from error
 
 
 _PLAIN_TYPES = (

@@ -40,11 +40,22 @@ _C.INPUT.MAX_SIZE_TRAIN = 1333
 _C.INPUT.MIN_SIZE_TEST = 800  # 0: no resizing
 _C.INPUT.MAX_SIZE_TEST = 1333
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "vertical" or "none"
+_C.INPUT.HFLIP_TRAIN = True  # AdelaiDet's key: False overrules RANDOM_FLIP "horizontal"
 _C.INPUT.PCA_NOISE = 0.0  # of ImageNet's color components, where white is 1
+# Mask2Former's keys. A name that ends with "lsj" (coco_instance_lsj) selects large-scale jittering
+# in place of MIN_SIZE_TRAIN: the image at a random scale, in a square of IMAGE_SIZE pixels.
+_C.INPUT.DATASET_MAPPER_NAME = ""
+_C.INPUT.IMAGE_SIZE = 1024
+_C.INPUT.MIN_SCALE = 0.1
+_C.INPUT.MAX_SCALE = 2.0
 _C.INPUT.CROP = CN()
 _C.INPUT.CROP.ENABLED = False
 _C.INPUT.CROP.TYPE = "relative_range"
 _C.INPUT.CROP.SIZE = [0.9, 0.9]
+# Additions, for DETR's crops: how often to crop, and shortest edges, one of which the image is
+# resized to before.
+_C.INPUT.CROP.PROB = 1.0
+_C.INPUT.CROP.MIN_SIZES = ()
 
 _C.MODEL = CN()
 _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
@@ -125,6 +136,7 @@ _C.MODEL.ROI_HEADS.NUM_CLASSES = 80
 _C.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
 _C.MODEL.ROI_HEADS.IOU_THRESHOLDS = [0.5]
 _C.MODEL.ROI_HEADS.IOU_LABELS = [0, 1]
+_C.MODEL.ROI_HEADS.MATCHER = "iou"  # or "topk": only the 3 best proposals for each object
 _C.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 512
 _C.MODEL.ROI_HEADS.POSITIVE_FRACTION = 0.25
 _C.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = True
@@ -133,6 +145,7 @@ _C.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.5
 
 _C.MODEL.ROI_BOX_HEAD = CN()
 _C.MODEL.ROI_BOX_HEAD.NAME = ""
+_C.MODEL.ROI_BOX_HEAD.PREDICTOR = "FastRCNNOutputLayers"
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = "smooth_l1"  # or "giou", "diou", "ciou"
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT = 1.0
 _C.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -177,6 +190,9 @@ _C.SOLVER.RESCALE_INTERVAL = False  # True: the schedule starts after the warm-u
 # rates, [text, factor], for parameters whose names contain the text.
 _C.SOLVER.OPTIMIZER = "SGD"
 _C.SOLVER.LR_FACTORS = []
+# Mask2Former's keys: a factor on the rate of the backbone, and the weight decay of embeddings.
+_C.SOLVER.BACKBONE_MULTIPLIER = 1.0
+_C.SOLVER.WEIGHT_DECAY_EMBED = None  # None: as WEIGHT_DECAY
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.NESTEROV = False
 _C.SOLVER.WEIGHT_DECAY = 0.0001
@@ -185,7 +201,7 @@ _C.SOLVER.WEIGHT_DECAY_BIAS = None  # None: as WEIGHT_DECAY
 _C.SOLVER.BIAS_LR_FACTOR = 1.0
 _C.SOLVER.CLIP_GRADIENTS = CN()
 _C.SOLVER.CLIP_GRADIENTS.ENABLED = False
-_C.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"  # or "norm"
+_C.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"  # or "norm", or "full_model": one norm for all
 _C.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
 _C.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
 _C.SOLVER.AMP = CN()
@@ -195,6 +211,8 @@ _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 0  # iterations; 0: only after the last one
 _C.TEST.EXPECTED_RESULTS = []  # of [task, metric, value, tolerance], checked after an evaluation
 _C.TEST.DETECTIONS_PER_IMAGE = 100
+# IoUs of further APs by COCO's rule, beside those in the dataset's metadata: 0.25 for AP25.
+_C.TEST.EXTRA_IOU_THRESHOLDS = ()
 _C.TEST.AUG = CN()  # of one more evaluation, whose results are averages over the augmented images
 _C.TEST.AUG.ENABLED = False
 _C.TEST.AUG.MIN_SIZES = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)

@@ -7,6 +7,7 @@ from .build import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
     load_proposals_into_dataset,
+    load_test_dataset,
     print_instances_class_histogram,
 )
 from .catalog import DatasetCatalog, Metadata, MetadataCatalog
@@ -29,6 +30,7 @@ __all__ = [
     "datasets",
     "get_detection_dataset_dicts",
     "load_proposals_into_dataset",
+    "load_test_dataset",
     "print_instances_class_histogram",
     "samplers",
     "transforms",

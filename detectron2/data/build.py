@@ -38,6 +38,7 @@ __all__ = [
     "filter_images_with_only_crowd_annotations",
     "get_detection_dataset_dicts",
     "load_proposals_into_dataset",
+    "load_test_dataset",
     "print_instances_class_histogram",
     "trivial_batch_collator",
     "worker_init_reset_seed",
@@ -298,16 +299,21 @@ def _has_size(element: Any) -> bool:
     return isinstance(element, dict) and "width" in element and "height" in element
 
 
+def load_test_dataset(
+    cfg: CfgNode, dataset_name: str | Sequence[str]
+) -> list[dict] | torchdata.Dataset:
+    """All images of some of DATASETS.TEST, with the proposals that the config names."""
+    names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
+    proposal_files = _test_proposal_files(cfg, names)
+    # without a filter: detections in images without annotations are false positives
+    return get_detection_dataset_dicts(names, filter_empty=False, proposal_files=proposal_files)
+
+
 def _test_loader_from_config(
     cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Callable[[dict], Any] | None = None
 ) -> dict[str, Any]:
-    # without a filter: detections in images without annotations are false positives
-    names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
-    dataset = get_detection_dataset_dicts(
-        names, filter_empty=False, proposal_files=_test_proposal_files(cfg, names)
-    )
     return {
-        "dataset": dataset,
+        "dataset": load_test_dataset(cfg, dataset_name),
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }

@@ -71,7 +71,8 @@ class DatasetMapper:
         augmentations = utils.build_augmentation(cfg, is_train)
         crops = cfg.INPUT.CROP.ENABLED and is_train
         if crops:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+            augmentations.insert(0, utils.build_crop(cfg))
+        crops |= is_train and utils.uses_jittering(cfg)
         return {
             "is_train": is_train,
             "augmentations": augmentations,

@@ -24,6 +24,7 @@ __all__ = [
     "SizeMismatchError",
     "annotations_to_instances",
     "build_augmentation",
+    "build_crop",
     "build_transform_gen",
     "check_image_size",
     "check_metadata_consistency",
@@ -33,6 +34,7 @@ __all__ = [
     "read_image",
     "transform_instance_annotations",
     "transform_proposals",
+    "uses_jittering",
 ]
 
 PIXEL_CENTER = 0.5  # continuous position of pixel index 0
@@ -302,6 +304,18 @@ def filter_empty_instances(
     return (kept, keep) if return_mask else kept
 
 
+def build_crop(cfg: CfgNode) -> T.Augmentation:
+    """The crop of `INPUT.CROP`, before all other augmentations."""
+    node = cfg.INPUT.CROP
+    if not 0 <= node.PROB <= 1:
+        raise ValueError(f"INPUT.CROP.PROB={node.PROB}: expected a probability in [0, 1]")
+    crop: T.Augmentation = T.RandomCrop(node.TYPE, node.SIZE)
+    if node.MIN_SIZES:
+        resize = T.ResizeShortestEdge(node.MIN_SIZES, sample_style="choice")
+        crop = T.AugmentationList([resize, crop])
+    return crop if node.PROB == 1 else T.RandomApply(crop, node.PROB)
+
+
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
     """Raise ValueError unless the metadata of all datasets agree in `key`."""
     if len(dataset_names) == 0:
@@ -318,7 +332,10 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The config's augmentations: resizing; in training also random flips and color noise."""
+    """The config's augmentations: resizing; in training also random flips and color noise.
+
+    With large-scale jittering (`uses_jittering`) the resized image is cropped or padded last.
+    """
     flip = cfg.INPUT.RANDOM_FLIP
     if flip not in ("horizontal", "vertical", "none"):
         raise ValueError(f"INPUT.RANDOM_FLIP={flip!r}; expected 'horizontal', 'vertical', 'none'")
@@ -326,15 +343,30 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         sizes, max_size, style = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"
         return [T.ResizeShortestEdge(sizes, max_size, style)]
     sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+    side, scales = cfg.INPUT.IMAGE_SIZE, (cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE)
+    jitters = uses_jittering(cfg)
     augmentations: list[T.Augmentation] = [
-        T.ResizeShortestEdge(sizes, max_size, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+        T.ResizeScale(*scales, side, side)
+        if jitters
+        else T.ResizeShortestEdge(sizes, max_size, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     ]
-    if flip != "none":
-        is_horizontal = flip == "horizontal"
+    is_horizontal = flip == "horizontal"
+    if flip != "none" and (cfg.INPUT.HFLIP_TRAIN or not is_horizontal):
         augmentations.append(T.RandomFlip(horizontal=is_horizontal, vertical=not is_horizontal))
     if cfg.INPUT.PCA_NOISE > 0:
         augmentations.append(T.RandomLighting(255 * cfg.INPUT.PCA_NOISE, cfg.INPUT.FORMAT))
-    return augmentations
+    return [*augmentations, T.FixedSizeCrop((side, side))] if jitters else augmentations
+
+
+def uses_jittering(cfg: CfgNode) -> bool:
+    """Whether `INPUT.DATASET_MAPPER_NAME` asks for large-scale jittering."""
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name and not name.endswith("lsj"):
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME={name!r}; expected '' or a name that ends with 'lsj', such "
+            "as 'coco_instance_lsj'"
+        )
+    return bool(name)
 
 
 build_transform_gen = build_augmentation  # its name in older code

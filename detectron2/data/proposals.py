@@ -87,7 +87,7 @@ def load_proposals_into_dataset(
     scores) and `proposal_bbox_mode`; N is 0 for an image that the file lacks.
 
     Args:
-        dataset_dicts: with `image_id`; ids are compared as text.
+        dataset_dicts: with `image_id`; ids are compared as text, and VOC's names also as numbers.
         proposal_file: see `read_proposals`.
     """
     logger.info("Reading proposals of %d images from %s", len(dataset_dicts), proposal_file)
@@ -101,7 +101,10 @@ def load_proposals_into_dataset(
     }
     unnamed = []
     for record in dataset_dicts:
-        span = span_of.get(str(record["image_id"]), slice(0, 0))
+        name = str(record["image_id"])
+        digits = name.replace("_", "")  # VOC's name 2008_000002 is the number 2008000002
+        number = str(int(digits)) if digits.isdecimal() else name
+        span = span_of.get(name) or span_of.get(number, slice(0, 0))
         if span.start == span.stop:
             unnamed.append(record["image_id"])
         record["proposal_boxes"] = boxes[span]

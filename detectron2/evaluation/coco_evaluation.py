@@ -166,7 +166,8 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             self._write(coco_results)
         if not self._do_evaluation:
-            self._logger.info("%s has no annotations: no AP", self._metadata.json_file)
+            message = "%s has no annotations: no AP. Protocol: COCO's server measures %s"
+            self._logger.info(message, self._metadata.json_file, RESULTS_FILE)
             return {}
         results = OrderedDict()
         for task in tasks:
@@ -262,6 +263,11 @@ class COCOEvaluator(DatasetEvaluator):
     def _log_metrics(self, task: str, suffix: str, results: dict[str, float]) -> None:
         table = create_small_table(results)
         self._logger.info("Evaluation results for %s%s:\n%s", task, suffix, table)
+        ious = ", ".join(f"{name} at {iou:g}" for name, (iou, _) in self._metrics.items() if iou)
+        protocol = (
+            f"{self._max_dets_per_image} detections an image; AP at IoU 0.50:0.05:0.95, {ious}"
+        )
+        self._logger.info("Protocol: COCO's %s AP, mean over classes, %s", task, protocol)
         if any(np.isnan(value) for value in results.values()):
             self._logger.info(
                 "NaN: nothing to measure (no prediction at all, or no ground truth of that size)"

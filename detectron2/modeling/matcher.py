@@ -6,6 +6,7 @@ from torch import Tensor
 from detectron2.layers import nonzero_tuple
 
 LABELS = (-1, 0, 1)  # ignored, background, foreground
+TOP_PER_GROUND_TRUTH = 3  # WeakSAM's detector; SPEC_WEAKSAM 6.2
 
 
 class Matcher:
@@ -72,3 +73,23 @@ class Matcher:
         best = match_quality_matrix.amax(dim=1, keepdim=True)
         is_best = (match_quality_matrix == best) & (best > 0)
         match_labels[nonzero_tuple(is_best)[1]] = 1
+
+
+class TopKMatcher(Matcher):
+    """As `Matcher`, but each ground truth can only be matched by the few that fit it best.
+
+    The others are in the lowest stratum, whatever their quality. Of equal qualities the first ones
+    count.
+    """
+
+    def __init__(self, thresholds: list[float], labels: list[int], top: int = TOP_PER_GROUND_TRUTH):
+        super().__init__(thresholds, labels)
+        self.top = top
+
+    def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
+        best = match_quality_matrix.argsort(dim=-1, descending=True, stable=True)[..., : self.top]
+        kept = torch.zeros_like(match_quality_matrix)
+        return super().__call__(kept.scatter(-1, best, match_quality_matrix.gather(-1, best)))
+
+
+MATCHERS = {"iou": Matcher, "topk": TopKMatcher}

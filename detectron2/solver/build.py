@@ -55,8 +55,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
     )
-    params = _with_lr_factors(model, params, solver.LR_FACTORS)
+    factors = [*solver.LR_FACTORS]
+    if solver.BACKBONE_MULTIPLIER != 1.0:
+        factors.append(["backbone", solver.BACKBONE_MULTIPLIER])
+    params = _with_lr_factors(model, params, factors)
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.OPTIMIZER == "SGD":
         options |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
@@ -76,6 +80,7 @@ def get_default_optimizer_params(
     weight_decay_bias: float | None = None,
     lr_factor_func: Callable[[str], float] | None = None,
     overrides: dict[str, dict[str, float]] | None = None,
+    weight_decay_embed: float | None = None,
 ) -> list[ParamGroup]:
     """Parameter groups for an optimizer: each trainable parameter once, grouped by its options.
 
@@ -88,6 +93,7 @@ def get_default_optimizer_params(
         weight_decay_bias: for parameters named `bias`, those of normalization layers included.
         lr_factor_func: full name of a parameter -> factor on its rate; needs `base_lr`.
         overrides: options by the last part of a name, e.g. `{"embedding": {"lr": 0.01}}`.
+        weight_decay_embed: for the parameters of `nn.Embedding`.
     """
     by_name = dict(overrides or {})
     bias_options = {"weight_decay": weight_decay_bias}
@@ -105,12 +111,8 @@ def get_default_optimizer_params(
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr")
 
-    in_norms = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, NORM_MODULES)
-        for parameter in module.parameters(recurse=False)
-    }
+    in_norms = _parameters_of(model, NORM_MODULES)
+    in_embeddings = _parameters_of(model, nn.Embedding)
     groups = []
     for full_name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -118,11 +120,18 @@ def get_default_optimizer_params(
         options = {"lr": base_lr, "weight_decay": weight_decay}
         if parameter in in_norms and weight_decay_norm is not None:
             options["weight_decay"] = weight_decay_norm
+        if parameter in in_embeddings and weight_decay_embed is not None:
+            options["weight_decay"] = weight_decay_embed
         if lr_factor_func is not None:
             options["lr"] = base_lr * lr_factor_func(full_name)
         options |= by_name.get(full_name.rpartition(".")[2], {})
         groups.append({"params": [parameter], **_given(options)})
     return reduce_param_groups(groups)
+
+
+def _parameters_of(model: nn.Module, kinds: type | tuple[type, ...]) -> set[nn.Parameter]:
+    modules = [module for module in model.modules() if isinstance(module, kinds)]
+    return {parameter for module in modules for parameter in module.parameters(recurse=False)}
 
 
 def _with_lr_factors(

@@ -13,14 +13,18 @@ from detectron2.config import CfgNode
 
 
 class GradientClipType(Enum):
-    """Values of `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`: clip each number, or the norm of a parameter."""
+    """Values of `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`.
+
+    VALUE clips each number, NORM the norm of each parameter, FULL_MODEL the norm of all together.
+    """
 
     VALUE = "value"
     NORM = "norm"
+    FULL_MODEL = "full_model"
 
 
-def create_gradient_clipper(cfg: CfgNode) -> Callable[[Tensor], Any]:
-    """Function that clips the gradient of one parameter in place.
+def create_gradient_clipper(cfg: CfgNode) -> Callable[[Tensor | list[Tensor]], Any]:
+    """Function that clips the gradient of one parameter, or of several together, in place.
 
     Args:
         cfg: a `SOLVER.CLIP_GRADIENTS` node.
@@ -47,19 +51,22 @@ def maybe_add_gradient_clipping(
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         return optimizer
     clip = create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+    together = cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == GradientClipType.FULL_MODEL.value
     if not isinstance(optimizer, Optimizer):
-        return _with_clipping(optimizer, clip)
-    optimizer.__class__ = _with_clipping(type(optimizer), clip)
+        return _with_clipping(optimizer, clip, together)
+    optimizer.__class__ = _with_clipping(type(optimizer), clip, together)
     return optimizer
 
 
-def _with_clipping(base: type[Optimizer], clip: Callable[[Tensor], Any]) -> type[Optimizer]:
+def _with_clipping(
+    base: type[Optimizer], clip: Callable[[Tensor | list[Tensor]], Any], together: bool
+) -> type[Optimizer]:
     def clip_all(optimizer: Optimizer) -> None:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                # A part of the network that the batch did not use has no gradient.
-                if parameter.grad is not None:
-                    clip(parameter)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # A part of the network that the batch did not use has no gradient.
+        used = [p for p in parameters if p.grad is not None]
+        for item in [used] if together else used:
+            clip(item)
 
     def step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
         if closure is None:

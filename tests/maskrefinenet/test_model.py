@@ -34,12 +34,12 @@ def test_outputs_match_the_reference(reference_network, golden):
 
 @pytest.mark.slow
 def test_a_training_step_matches_the_reference(reference_network, golden):
-    """The recorded loss sums over batch and rows only (`per_column`), not over all pixels."""
+    """The recorded loss sums over batch and rows only ("columns"), not over all pixels."""
     network = copy.deepcopy(reference_network).train()
     logits = network(noise(11, 2, 85, 128, 128))
     np.testing.assert_allclose(logits.detach().flatten()[::STRIDE], golden["train_y1"], atol=5e-4)
     target = torch.from_numpy(np.random.RandomState(13).rand(2, 128, 128) > 0.6)
-    loss = dice_loss(logits, target, per_column=True)
+    loss = dice_loss(logits, target, "columns")
     assert loss.item() == pytest.approx(golden["train_dice1"].item(), rel=1e-5)
     loss.backward()
     norms = {name: value.grad.norm().item() for name, value in network.named_parameters()}
@@ -95,7 +95,7 @@ def test_dice_is_the_mean_over_classes_of_the_batch_s_dice(golden):
 def test_dice_per_column_is_the_reference_s(golden):
     """Its sums leave the columns apart, which its description ("batch and pixels") does not say."""
     logits, target = (torch.from_numpy(golden[f"dice_{name}"]) for name in ("logits", "target"))
-    loss = dice_loss(logits, target, per_column=True).item()
+    loss = dice_loss(logits, target, "columns").item()
     assert loss == pytest.approx(golden["dice_value"].item(), abs=1e-6)
-    nothing = dice_loss(logits, torch.zeros_like(target), per_column=True).item()
+    nothing = dice_loss(logits, torch.zeros_like(target), "columns").item()
     assert nothing == pytest.approx(golden["dice_value_allzero"].item(), abs=1e-6)

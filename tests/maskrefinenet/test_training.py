@@ -12,6 +12,7 @@ from maskrefinenet.checkpoint import load_checkpoint, load_encoder
 from maskrefinenet.data import Augmentation, PairDataset, PositionSampler
 from maskrefinenet.distributed import World, world
 from maskrefinenet.noise import add_noise, drop_part, punch_holes, shift_boundary
+from maskrefinenet.recipe import RECIPES
 from maskrefinenet.train import TIMING_KEYS, Schedule, Trainer, check_batch
 from maskrefinenet.train_command import OLD_SPELLINGS, settings_of
 from maskrefinenet.train_run import training_pairs
@@ -37,7 +38,8 @@ def dataset(tinycoco, **options) -> PairDataset:
     strong = load_annotations(tinycoco / "instances_train2017_tiny_s.json")
     pairs = training_pairs([tinycoco / "pred_strong1.pth"], strong, "one_to_one")
     augmentation = Augmentation(**{"box_scale": 2.0, **options})
-    return PairDataset(pairs, tinycoco, size=64, augmentation=augmentation, seed=3)
+    recipe = RECIPES["ours"]
+    return PairDataset(pairs, tinycoco, size=64, augmentation=augmentation, recipe=recipe, seed=3)
 
 
 def metrics(folder) -> list[dict]:
@@ -45,8 +47,10 @@ def metrics(folder) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMING_KEYS} for line in lines]
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_run_ends_as_an_uninterrupted_one(recipe, command, tmp_path, monkeypatch, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [*command, "--recipe", recipe]
     assert main([*command, "--out", str(whole)]) == 0
 
     step, calls = Trainer._step, []

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from weaklabels.tags import TaggedImage, Tags
 from weaksam.segmenters.protocol import BatchedSegmenter
+
+TAGGED_SIDE = 400  # of the images of `tags_of`
 
 
 class BlockSegmenter(BatchedSegmenter):
@@ -143,6 +146,26 @@ def write_points(path: Path, images: Path, per_image: int = 4, **changes: np.nda
         "head": np.full(total, -1, np.int8),
         "layer": np.full(total, -1, np.int8),
         "sizes": np.array([(e["height"], e["width"]) for e in entries], np.int32),
+        "meta": np.array(json.dumps({"classes": ["a", "b"]})),
     }
     np.savez(path, **{**arrays, **changes})
     return path
+
+
+def tags_of(*tags_of_images, classes=4) -> Tags:
+    """Images 1, 2, ... with these 0-based classes, categories 1, 2, ..."""
+    return Tags(
+        tuple(
+            TaggedImage(n, f"{n}.jpg", TAGGED_SIDE, TAGGED_SIDE, tuple(c + 1 for c in own))
+            for n, own in enumerate(tags_of_images, start=1)
+        ),
+        tuple((c + 1, f"class {c}") for c in range(classes)),
+    )
+
+
+def detection_entry(image_id=1, category_id=1, score=0.5, bbox=(1, 2, 3, 4)):
+    """A COCO result."""
+    return {
+        **{"image_id": image_id, "category_id": category_id, "score": score},
+        "bbox": list(bbox) if isinstance(bbox, tuple) else bbox,
+    }

@@ -17,11 +17,9 @@ from weaksam.proposals.images import read_images
 from weaksam.proposals.make import (
     Inputs,
     PromptedProposals,
-    Work,
     make_proposals,
     merge_proposals,
 )
-from weaksam.proposals.points import read_points
 from weaksam.proposals.prompts import Clicks, Grid, Prompting
 from weaksam.proposals.without_prompts import RandomBoxes, SelectiveSearch, selective_search
 
@@ -42,8 +40,8 @@ def test_file_is_what_detectron2_reads(inputs, tmp_path):
     counts = make_proposals(inputs, METHOD, output)
     records = read_images(inputs.images)
     found = read_proposal_file(output, records)
-    assert counts["boxes"] == len(found.boxes) > 0
-    assert counts["by_source"] == {
+    assert counts.boxes == len(found.boxes) > 0
+    assert counts.by_source == {
         name: int((found.source == i).sum())
         for i, name in enumerate(SOURCES)
         if (found.source == i).any()
@@ -71,59 +69,80 @@ def test_killed_run_goes_on_to_the_same_bytes(inputs, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_proposals(inputs, METHOD, killed)
     assert not killed.exists()
-    shards = {path: path.stat().st_mtime_ns for path in killed.parent.glob("killed*/*.npz")}
-    assert len(shards) == 2
-    monkeypatch.setattr(make, "image_proposals", original)
-    make_proposals(inputs, METHOD, killed)
-    assert killed.read_bytes() == whole.read_bytes()
-    assert all(path.stat().st_mtime_ns == time for path, time in shards.items())
+    assert len(list(killed.parent.glob("killed*/*.npz"))) == 2
+    monkeypatch.setattr(make, "image_proposals", lambda *a: made.append(1) or original(*a))
+    counts = make_proposals(inputs, METHOD, killed)
+    assert len(made) == 4 and killed.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.shards"))
+    written = killed.stat().st_mtime_ns
+    assert make_proposals(inputs, METHOD, killed) == counts
+    assert len(made) == 4 and killed.stat().st_mtime_ns == written
 
 
-def test_parts_and_threads_do_not_change_the_bytes(inputs, tmp_path):
-    whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
+def test_threads_do_not_change_the_bytes(inputs, tmp_path):
     before = torch.get_num_threads()
-    make_proposals(inputs, METHOD, whole)
-    assert torch.get_num_threads() == before
-    assert make_proposals(inputs, METHOD, parts, Work(part=1, parts=2)) is None
-    assert not parts.exists()
-    assert make_proposals(inputs, METHOD, parts, Work(part=0, parts=2))["images"] == 4
-    assert parts.read_bytes() == whole.read_bytes()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        make_proposals(inputs, METHOD, tmp_path / f"{threads}.npz")
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
 
 
-@pytest.mark.slow
-def test_processes_do_not_change_the_bytes(inputs, tmp_path):
-    one, two = tmp_path / "one.npz", tmp_path / "two.npz"
-    make_proposals(inputs, METHOD, one)
-    make_proposals(inputs, METHOD, two, Work(processes=2))
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_shards_of_other_settings_are_refused(inputs, tmp_path):
+def test_results_of_other_settings_are_refused(inputs, tmp_path):
     output = tmp_path / "p.npz"
     make_proposals(inputs, METHOD, output)
+    before = output.read_bytes()
     other = replace(METHOD, prompting=Prompting(Grid(4)))
-    with pytest.raises(ValueError, match=r"settings.*delete .*p\.npz\.shards"):
+    with pytest.raises(ValueError, match=r"p\.npz was made with other settings"):
         make_proposals(inputs, other, output)
     write_points(inputs.points["fine"], inputs.images, per_image=2)
-    with pytest.raises(ValueError, match="points"):
+    with pytest.raises(ValueError, match=r"p\.npz was made with other points"):
         make_proposals(inputs, METHOD, output)
+    assert output.read_bytes() == before
 
 
-def test_half_a_shard_is_named(inputs, tmp_path):
-    output = tmp_path / "p.npz"
-    make_proposals(inputs, METHOD, output)
-    shard = tmp_path / "p.npz.shards" / "2.npz"
+def test_shards_of_other_settings_are_refused(inputs, tmp_path, stopped):
+    other = replace(METHOD, prompting=Prompting(Grid(4)))
+    with pytest.raises(
+        ValueError, match=r"p\.npz\.shards holds proposals made with other settings"
+    ):
+        make_proposals(inputs, other, stopped)
+
+
+@pytest.fixture
+def stopped(inputs, tmp_path, monkeypatch):
+    """An output of which the shards are made, all but the last one."""
+    original = make.image_proposals
+    with monkeypatch.context() as patch:
+        calls = iter(range(4))
+        patch.setattr(make, "image_proposals", lambda *a: 1 / (3 - next(calls)) and original(*a))
+        with pytest.raises(ZeroDivisionError):
+            make_proposals(inputs, METHOD, tmp_path / "p.npz")
+    return tmp_path / "p.npz"
+
+
+def test_half_a_shard_is_named(inputs, stopped):
+    shard = stopped.parent / "p.npz.shards" / "2.npz"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"2\.npz is no whole shard"):
-        make_proposals(inputs, METHOD, output)
+    with pytest.raises(ValueError, match=r"2\.npz: not a whole .npz"):
+        make_proposals(inputs, METHOD, stopped)
+    assert not stopped.exists()
+
+
+def test_a_file_of_the_user_in_the_place_of_the_output_stays(inputs, tmp_path):
+    (tmp_path / "p.npz").write_text("mine")
+    with pytest.raises(ValueError, match=r"p\.npz: not a whole .npz"):
+        make_proposals(inputs, METHOD, tmp_path / "p.npz")
+    assert (tmp_path / "p.npz").read_text() == "mine"
 
 
 def test_images_without_boxes_are_listed(inputs, tmp_path):
     method = replace(METHOD, prompting=Prompting(grid=None))
     counts = make_proposals(inputs, method, tmp_path / "p.npz")
-    skipped = json.loads((tmp_path / "p.npz.skipped.json").read_text())
-    assert skipped == {"no proposals": ["3"]}  # the image without points
-    assert counts["images_without_proposals"] == 1
+    (skipped,) = json.loads((tmp_path / "p.skipped.json").read_text())
+    assert skipped == {"image_id": "3", "file_name": "000003.png", "reason": "no proposal"}
+    assert counts.without == ("3",)
     assert len(read_proposal_file(tmp_path / "p.npz").ids) == 4
 
 
@@ -186,7 +205,7 @@ def test_files_of_other_kinds(inputs, tmp_path):
     (tmp_path / "text.npz").write_text("no proposals")
     with pytest.raises(ValueError, match=r"text\.npz"):
         read_proposal_file(tmp_path / "text.npz")
-    with pytest.raises(ValueError, match=r"fine\.npz.*lacks \['boxes'"):
+    with pytest.raises(ValueError, match=r"fine\.npz lacks the arrays \['boxes'"):
         read_proposal_file(inputs.points["fine"])
     with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         read_proposal_file(tmp_path / "none.npz")
@@ -195,12 +214,10 @@ def test_files_of_other_kinds(inputs, tmp_path):
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"sizes": np.full((4, 2), 9, np.int32)}, "image 1 has a point"),
-        ({"offsets": np.array([0, 4, 8, 8])}, "4 ids need 5 offsets"),
-        ({"offsets": np.array([0, 8, 4, 8, 12])}, "never fall"),
-        ({"offsets": np.array([0, 4, 8, 8, 11])}, "offsets end at 11 points"),
-        ({"ids": np.array(["1", "1", "3", "4"])}, "image 1 occurs twice"),
+        ({"sizes": np.full((4, 2), 9, np.int32)}, "image id 1 has a point"),
+        ({"offsets": np.array([0, 4, 8, 8, 11])}, "offsets do not run"),
         ({"ids": np.array(["1", "2", "3", "5"])}, "lacks image 4"),
+        ({"sizes": np.full((4, 2), 99, np.int32)}, "image 1 is of"),
     ],
 )
 def test_points_that_cannot_be(inputs, tmp_path, changes, message):
@@ -208,11 +225,6 @@ def test_points_that_cannot_be(inputs, tmp_path, changes, message):
     with pytest.raises(ValueError, match=r"fine\.npz.*" + message):
         make_proposals(inputs, METHOD, tmp_path / "p.npz")
     assert not (tmp_path / "p.npz").exists()
-
-
-def test_points_go_to_their_images(inputs):
-    by_image = read_points(inputs.points["cross"]).by_image()
-    assert [len(by_image[name][0]) for name in "1234"] == [4, 4, 0, 4]
 
 
 def test_an_image_that_is_not_what_the_file_says(inputs, tmp_path):
@@ -247,5 +259,5 @@ def test_methods_without_prompts_refuse_points(inputs, tmp_path):
 def test_clicks_of_the_settings_reach_the_boxes(inputs, tmp_path):
     all_masks = replace(METHOD, prompting=Prompting(None, Clicks(masks=(0, 1, 2))))
     counts = make_proposals(inputs, all_masks, tmp_path / "p.npz")
-    made = counts["boxes"] + counts["empty_masks_dropped"]
+    made = counts.boxes + counts.empty_masks_dropped
     assert made >= 3 * (12 + 12)  # single clicks of coarse and fine alone

@@ -97,7 +97,7 @@ def test_foreign_broken_and_absent_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="points.npz lacks .*'ids'"):
         read_points(path)
     np.savez(path, ids=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match="expected a whole .npz file of clues"):
+    with pytest.raises(ValueError, match="expected a whole .npz file of arrays"):
         read_npz(path, ("ids",))
     write_points(path, content())
     path.write_bytes(path.read_bytes()[:300])

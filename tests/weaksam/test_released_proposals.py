@@ -10,7 +10,8 @@ import pytest
 from tests.weaksam.samples import make_dataset
 from weaksam.proposals.files import read_proposal_file
 from weaksam.proposals.images import ImageRecord
-from weaksam.proposals.released import convert_released, read_released
+from weaksam.proposals.make import merge_proposals
+from weaksam.proposals.released import read_released
 
 IMAGES = [ImageRecord("5", "a.jpg", (100, 200)), ImageRecord("2008000002", "b.jpg", (50, 60))]
 BOXES = [np.array([[0, 0, 199, 99], [0, 0, 0, 0], [3, 4, 9, 10]], np.float32), np.array([])]
@@ -35,7 +36,7 @@ def test_boxes_end_behind_the_last_pixel_and_empty_ones_are_dropped(tmp_path, co
     found = read_released(dump(tmp_path / "p.pkl", content), IMAGES)
     assert found.boxes.tolist() == [[0, 0, 200, 100], [3, 4, 10, 11]]
     assert found.offsets.tolist() == [0, 2, 2]
-    assert found.meta["empty_boxes_dropped"] == 1
+    assert found.meta["empty_masks_dropped"] == 1
 
 
 def test_dict_goes_by_its_indexes(tmp_path):
@@ -81,6 +82,8 @@ def test_missing_file(tmp_path):
 def test_conversion_writes_a_proposal_file(tmp_path):
     images, _ = make_dataset(tmp_path, 2)
     boxes = [np.array([[0, 0, 9, 9]], np.float32), np.zeros((1, 4), np.float32)]
-    counts = convert_released(dump(tmp_path / "p.pkl", boxes), images, tmp_path / "p.npz")
-    assert counts == {"images": 2, "boxes": 1, "empty_boxes_dropped": 1}
+    pickled = dump(tmp_path / "p.pkl", boxes)
+    counts = merge_proposals([pickled], images, tmp_path / "p.npz")
+    assert (counts.images, counts.boxes, counts.empty_masks_dropped) == (2, 1, 1)
+    assert counts.by_source == {"released": 1} and counts.without == ("2",)
     assert read_proposal_file(tmp_path / "p.npz").boxes.tolist() == [[0, 0, 10, 10]]

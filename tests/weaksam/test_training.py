@@ -127,11 +127,11 @@ def test_training_learns_is_exact_after_a_kill_and_stops_when_done(data, tmp_pat
     model.loss = killed
     with pytest.raises(KeyboardInterrupt):
         train_classifier(model, train, tmp_path / "parts", SETTINGS, val=val)
-    parts = train_classifier(small(7), train, tmp_path / "parts", SETTINGS, val=val)
+    parts = train_classifier(small(), train, tmp_path / "parts", SETTINGS, val=val)
     states = [load_classifier(r.checkpoint).model.state_dict() for r in (whole, parts)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     before = (tmp_path / "parts/last.pth").stat().st_mtime_ns
-    again = train_classifier(small(8), train, tmp_path / "parts", SETTINGS, val=val)
+    again = train_classifier(small(), train, tmp_path / "parts", SETTINGS, val=val)
     assert again.metrics == parts.metrics
     assert (tmp_path / "parts/last.pth").stat().st_mtime_ns == before
 
@@ -143,6 +143,10 @@ def test_other_settings_do_not_resume(data, tmp_path):
         ValueError, match=r"last.pth cannot be resumed .*epochs: 1 -> 2; seed: 1 -> 4"
     ):
         train_classifier(small(), data[0], tmp_path, replace(settings, epochs=2, seed=4))
+    with pytest.raises(ValueError, match=r"last.pth cannot be resumed .*\(start: \w+ -> \w+\)"):
+        train_classifier(small(7), data[0], tmp_path, settings)
+    with pytest.raises(ValueError, match=r"last.pth cannot be resumed .*\(train: \w+ -> \w+\)"):
+        train_classifier(small(), data[1], tmp_path, settings)
 
 
 def test_weaktr_trains(data, tmp_path):

@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.wsis.weak_data import make_tags, make_voc, run_stages
 from wsis.cli import pointwssis
 from wsis.recipes.plan import Plan
 
@@ -22,3 +24,17 @@ def make_plan(tmp_path, monkeypatch) -> Callable[..., Plan]:
         return pointwssis.make_plan(parser.parse_intermixed_args(words))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory) -> Path:
+    """Six images as VOC has them; see weak_data."""
+    return make_voc(tmp_path_factory.mktemp("voc") / "VOC2007")
+
+
+@pytest.fixture(scope="session")
+def done(voc, tmp_path_factory) -> Path:
+    """A folder with the tags of `voc` and what every stage made of them; not to be changed."""
+    folder = tmp_path_factory.mktemp("done")
+    run_stages(make_tags(voc, folder / "tags.json"), voc / "JPEGImages", folder)
+    return folder

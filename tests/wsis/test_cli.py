@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detectron2.data.datasets.inline import register_inline_datasets
 from weaklabels.files import read_json
+from weaksam.segmenters.extras import require_extra
 from wsis.cli import main as cli
 from wsis.cli.flags import GLOSSARY, OLD_SPELLINGS, add_flag, current_spelling
 from wsis.config import find_config, load_config
@@ -36,12 +37,20 @@ def mistake_of_a_worker():
     list(DataLoader(Missing(), num_workers=1))
 
 
+def missing_package():
+    require_extra("no_such_module", "no-such-package")
+
+
 def bug():
     return [][1]
 
 
 def bug_with_the_type_of_a_mistake():
     return int("seven")
+
+
+def bug_in_an_import():
+    from wsis.errors import no_such_name  # noqa: F401
 
 
 def full_disk():
@@ -103,6 +112,7 @@ def end(monkeypatch, capsys):
     [
         (mistake, "the name 'bad name' before '=' is not valid"),
         (mistake_of_a_worker, "/nowhere/labels.json: no such file"),
+        (missing_package, "needs the package no-such-package, which is not installed"),
         (full_disk, "[Errno 28] No space left on device"),
         (full_disk_while_saving, "[Errno 28] No space left on device"),
         (no_permission, "[Errno 13] Permission denied: '/root/labels.json'"),
@@ -115,7 +125,12 @@ def test_a_mistake_is_one_line_and_code_2(end, function, message):
 
 
 @pytest.mark.parametrize(
-    ("function", "kind"), [(bug, IndexError), (bug_with_the_type_of_a_mistake, ValueError)]
+    ("function", "kind"),
+    [
+        (bug, IndexError),
+        (bug_with_the_type_of_a_mistake, ValueError),
+        (bug_in_an_import, ImportError),
+    ],
 )
 def test_a_bug_keeps_its_traceback(end, function, kind):
     with pytest.raises(kind):

@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from gdown.download import GoogleDriveFileToDownload
 
+import wsis.download
 from wsis import released
 from wsis.cli.main import program
+from wsis.download import split_file_id
 
 LABELS = json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}).encode()
 
@@ -91,6 +94,15 @@ def test_a_checkpoint_with_the_released_keys_is_accepted(server, fetch, tmp_path
     assert "already there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["teacher", "maskrefinenet"])
+def test_prefixes_of_distributed_training_are_accepted(tmp_path, kind):
+    shapes = released.expected_shapes(kind)
+    state = {f"module.{key}": torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    path = tmp_path / "prefixed.pth"
+    torch.save({"model_state" if kind == "maskrefinenet" else "model": state}, path)
+    assert released.verify(path, kind).startswith(f"{len(shapes)} tensors")
+
+
 def test_differing_keys_are_named_and_the_file_is_not_used(server, fetch, tmp_path, capsys):
     changes = {"head.weight": (3, 64, 1, 1), "head.bias": "gone", "extra.weight": (1,)}
     server.files[file_id("maskrefinenet")] = synthetic("maskrefinenet", tmp_path, **changes)
@@ -110,6 +122,27 @@ def test_an_interrupted_download_goes_on(server, fetch, tmp_path, capsys):
     assert fetch("pseudo_labels") == 0
     assert 0 < server.starts[-1] <= 2_000_000
     assert (tmp_path / "10p" / "pseudo_labels.json").read_bytes() == body
+
+
+def test_the_split_is_two_files_under_their_names(server, fetch, tmp_path):
+    for kind in ("s", "w"):
+        server.files[f"instances_train2017_10p_{kind}.json"] = LABELS
+    assert fetch("split") == 0
+    for kind in ("s", "w"):
+        path = released.released_path(tmp_path, "10p", f"split_{kind}")
+        assert path.name == f"instances_train2017_10p_{kind}.json" and path.read_bytes() == LABELS
+
+
+def test_a_file_of_the_split_is_looked_up_in_its_folder(monkeypatch):
+    listed = [
+        GoogleDriveFileToDownload(id=f"id_{subset}", path=f"sub/{name}", local_path=f"x/{name}")
+        for subset in ("5p", "10p")
+        for name in [f"instances_train2017_{subset}_s.json"]
+    ]
+    monkeypatch.setattr(wsis.download.gdown, "download_folder", lambda **options: listed)
+    assert split_file_id("instances_train2017_10p_s.json") == "id_10p"
+    with pytest.raises(OSError, match="has no instances_train2017_40p_s.json"):
+        split_file_id("instances_train2017_40p_s.json")
 
 
 @pytest.mark.parametrize("body", [b"<html>quota exceeded</html>", b"{}"])

@@ -83,12 +83,16 @@ def test_every_subset_has_a_script_of_its_own(tmp_path):
     assert scripts == {f"{name}_{p}.sh" for name in ("coco", "bdd100k") for p in SCHEDULES}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {"NUM_GPUS": "8", "OUTPUT_DIR": str(tmp_path / "output"), "VIRTUAL_ENV": "set"}
-    for name in ("coco_10p.sh", "bdd100k_10p.sh"):
+    for name in ("coco_1p.sh", "bdd100k_10p.sh"):
         command = ["bash", str(ROOT / "scripts" / name), "--dry-run"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "SOLVER.MAX_ITER 45001 SOLVER.STEPS '(35000,40000)'" in done.stdout
-        assert f"_{name.removesuffix('.sh').split('_')[1]}_sw_refined" in done.stdout
+        subset = name.removesuffix(".sh").split("_")[1]
+        published, (first, second) = SCHEDULES[subset], SCHEDULES[subset].steps
+        solver = f"SOLVER.MAX_ITER {published.max_iter} SOLVER.STEPS '({first},{second})'"
+        assert solver in done.stdout
+        assert done.stdout.count("SEED 1 TEST.EVAL_PERIOD 5000") == 2  # teacher and student
+        assert f"_{subset}_sw_refined" in done.stdout
     assert not (tmp_path / "output").exists()
 
 
@@ -97,7 +101,7 @@ def test_another_student_reads_the_same_labels(make_plan):
     assert "mask_rcnn_R_101_FPN_3x" in student.flags["config-file"]
     assert student.config["INPUT.MASK_FORMAT"] == "bitmask"
     assert "SOLVER.STEPS" not in student.config
-    assert student.config["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] == "False"
+    assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in student.config
     assert (ROOT / student.flags["config-file"]).is_file()
 
 
@@ -123,10 +127,24 @@ def test_options_of_the_refiner_and_of_the_split_are_flags(make_plan):
     flags = stage_named(plan, "refiner").command.flags
     assert (flags["encoder"], flags["lr"], flags["class-agnostic"]) == ("resnet18", "0.1", True)
     assert flags["records"] == tuple(plan.output / f"strong_{i}.jsonl" for i in (1, 2))
+    assert flags["recipe"] == "paper"
+    assert "ours" in stage_named(
+        make_plan("10p", "--refiner", "--recipe ours"), "refiner"
+    ).command.argv(plan.machines)
     flags = stage_named(plan, "split").command.flags
     assert (flags["seed"], flags["percent"]) == ("7", "10")  # the subset decides
+    assert stage_named(plan, "refine").command.flags["weights"].name == "last.pth"
     with pytest.raises(PipelineError, match="'64' belongs to no --option"):
         make_plan("10p", "--refiner", "64 --amp")
+
+
+@pytest.mark.parametrize("spelling", ["records", "predictions"])
+def test_a_refiner_with_a_validation_refines_with_its_best(make_plan, spelling):
+    plan = make_plan("10p", "--refiner", f"--val-{spelling} v.jsonl --val-annotations v.json")
+    best = plan.output / "refiner" / "best.pth"
+    assert stage_named(plan, "refiner").makes == (best,)
+    refine = stage_named(plan, "refine")
+    assert refine.command.flags["weights"] == best and best in refine.needs
 
 
 def test_missing_data_says_how_to_get_it(make_plan, capsys):

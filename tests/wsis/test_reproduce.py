@@ -15,9 +15,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectron2.engine import DefaultPredictor
+from maskrefinenet.checkpoint import NetworkConfig, network_content
 from tests.programs import split_coco
 from tests.weaklabels.coco_samples import compressed, decoded, make_coco
-from tests.wsis.small_network import CONFIG_FILE, OPTIONS, make_images, make_weights, small_config
+from tests.wsis.small_network import (
+    CONFIG_FILE,
+    OPTIONS,
+    make_images,
+    make_weights,
+    read_jsonl,
+    small_config,
+)
 from wsis import released
 from wsis.cli.main import make_parser, program
 from wsis.reproduce import STAGES
@@ -247,6 +255,67 @@ def test_pseudo_labels_are_judged_on_the_weak_images(labels, capsys):
     assert "test-dev" in reported and "student" in reported
 
 
+@pytest.fixture
+def refinement(lab, tmp_path):
+    """A function that runs the stage maskrefinenet on the weak half of the lab's images."""
+    content = json.loads(lab.truth.read_text())
+    chosen = {image["id"] for image in content["images"][::2]}
+    weak = content | {
+        "images": [image for image in content["images"] if image["id"] in chosen],
+        "annotations": [
+            {key: a[key] for key in ("id", "image_id", "category_id")}
+            | {"point": [a["bbox"][0] + 1, a["bbox"][1] + 1]}
+            for a in content["annotations"]
+            if a["image_id"] in chosen
+        ],
+    }
+    (tmp_path / "weak.json").write_text(json.dumps(weak))
+    config = NetworkConfig(len(content["categories"]), "resnet18", size=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = config.build().state_dict()
+    torch.save(
+        network_content(state, config, tuple(content["categories"])), tmp_path / "refiner.pth"
+    )
+
+    def run(*flags):
+        words = ["--subset", "10p", "--stage", "maskrefinenet", "--num-gpus", "0"]
+        words += ["--weights", str(tmp_path / "refiner.pth"), "--annotations", str(lab.truth)]
+        words += ["--weak-annotations", str(tmp_path / "weak.json")]
+        words += ["--image-root", str(lab.images), "--output", str(tmp_path / "out")]
+        return reproduce([*words, *flags])
+
+    return run
+
+
+def test_refinement_is_judged_before_and_after(lab, refinement, tmp_path, capsys):
+    teacher = ["--teacher", str(lab.weights), "--config-file", str(CONFIG_FILE), *OPTIONS]
+    assert refinement(*teacher) == 0
+    rows = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    what, forced = "pseudo labels, {}refined", "pseudo-label quality: scores forced to 1"
+    assert [row["what"] for row in rows] == [what.format("un")] * 2 + [what.format("")] * 2
+    assert {row["split"] for row in rows} == {"weak images of weak.json"}
+    for row, name in ((rows[1], "unrefined"), (rows[3], "refined")):
+        report = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert report["images"] == 2 and row["mode"] == forced
+        assert row["AP"] == report["mask_ap"]["scores forced to 1"]["AP"]
+    records = [read_jsonl(tmp_path / "out" / f"{name}.jsonl") for name in ("unrefined", "refined")]
+    assert [r["image_id"] for r in records[0]] == [r["image_id"] for r in records[1]]
+    assert records[0] != records[1]
+    assert sum(len(r["instances"]) for r in records[0]) > 0
+    before = (tmp_path / "out" / "refined.jsonl").stat().st_mtime_ns
+    assert refinement(*teacher) == 0  # judges again
+    assert (tmp_path / "out" / "refined.jsonl").stat().st_mtime_ns == before
+    kept = tmp_path / "kept.jsonl"
+    kept.write_bytes((tmp_path / "out" / "unrefined.jsonl").read_bytes())
+    capsys.readouterr()
+    assert refinement("--records", str(kept)) == 2
+    assert "holds results of another config_file, overrides, records" in capsys.readouterr().err
+    assert refinement("--records", str(kept), "--output", str(tmp_path / "other")) == 0
+    again = json.loads((tmp_path / "other" / "reproduce.json").read_text())
+    assert [row["AP"] for row in again] == [row["AP"] for row in rows]
+
+
 def test_labels_of_another_split_are_refused(labels, capsys):
     arguments = [str(labels.parent / "all.json"), "--images", "5", "--seed", "7"]
     assert split_coco(arguments) == 0
@@ -264,6 +333,9 @@ def test_labels_of_another_split_are_refused(labels, capsys):
         ("pseudo_labels", ["--split", "test-dev"], "--split does not apply"),
         ("pseudo_labels", ["INPUT.MIN_SIZE_TEST", "64"], "runs no network"),
         ("student", ["--weak-json", "w.json"], "are for --stage pseudo_labels"),
+        ("student", ["--teacher", "t.pth"], "are for --stage maskrefinenet"),
+        ("maskrefinenet", ["--records", "r.jsonl", "--teacher", "t"], "no teacher"),
+        ("maskrefinenet", ["--split", "test-dev"], "--split does not apply"),
         ("student", ["--name", "x"], "--name is for --split test-dev"),
         ("student", ["--split", "test-dev", "--name", "a b"], "'a b'"),
     ],

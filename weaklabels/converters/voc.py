@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from weaklabels.masks import make_annotation
 from weaklabels.pictures import image_size_hw, open_image
-from weaklabels.voc import CLASS_NAMES, read_image_set
+from weaklabels.voc import CLASS_NAMES, read_image_set, voc_image_id
 
 VOID = 255  # borders and regions that VOC leaves open
 SBD_LISTS = ("train.txt", "val.txt")
@@ -110,13 +110,6 @@ def image_names(voc: Path, split: str, sbd: Path | None, without: str | None) ->
     return sorted(names)
 
 
-def image_id(name: str) -> int:
-    digits = name.replace("_", "")
-    if not digits.isdecimal():
-        raise ValueError(f"image {name!r}: expected a name of digits, such as 2007_000032")
-    return int(digits)
-
-
 def _converted(
     voc: Path, sbd: Path | None, names: list[str]
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -124,7 +117,7 @@ def _converted(
     for name in tqdm(names, "masks", unit="image"):
         file_name = f"{name}.jpg"
         height, width = image_size_hw(voc / "JPEGImages" / file_name, f"image {name}")
-        image = {"id": image_id(name), "file_name": file_name, "height": height, "width": width}
+        image = {"id": voc_image_id(name), "file_name": file_name, "height": height, "width": width}
         own = sbd is None or (voc / "SegmentationObject" / f"{name}.png").is_file()
         annotations = []
         for category_id, mask in read_voc_masks(voc, name) if own else read_sbd_masks(sbd, name):

@@ -7,8 +7,11 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 
+from weaklabels.files import file_sha256
+from weaksam.image_shards import difference
+from weaksam.skipped import write_skipped
+
 from .points import PointFile, Points, read_points, write_points
-from .skipped import write_skipped
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,21 @@ class ClusterSettings:
 def cluster_points(
     source: str | Path, output: str | Path, settings: ClusterSettings | None = None
 ) -> PointFile:
-    """Write the cluster centers of each image's points in `source` as a point file."""
+    """Write the cluster centers of each image's points in `source` as a point file.
+
+    Raises:
+        ValueError: `source` holds no points, or the output is there and was made from others.
+    """
     settings = settings or ClusterSettings()
     content = read_points(source)
+    meta = content.meta | {"clusters": asdict(settings), "of": file_sha256(source)}
+    if Path(output).exists():
+        found = read_points(output)
+        if changed := difference(found.meta, meta):
+            raise ValueError(
+                f"{output} was made with other {changed}; give another output, or remove it"
+            )
+        return found
     clusters, skipped = [], []
     for image_id, points in zip(
         content.ids, tqdm(content.points, "cluster", unit="image"), strict=True
@@ -43,10 +58,9 @@ def cluster_points(
         clusters.append(Points.of(centers, np.ones(len(centers))))
         if not len(centers):
             skipped.append({"image_id": image_id, "reason": "no point"})
-    meta = content.meta | {"clusters": asdict(settings)}
     result = PointFile(content.ids, content.sizes_hw, tuple(clusters), meta)
-    write_points(output, result)
     write_skipped(output, skipped)
+    write_points(output, result)
     return result
 
 

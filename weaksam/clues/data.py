@@ -1,5 +1,7 @@
 """Images and tags as training samples, each a function of the seed, the epoch and its index."""
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +45,11 @@ class TaggedDataset:
     @property
     def num_classes(self) -> int:
         return len(self.tags.categories)
+
+    def digest(self) -> str:
+        """A name of the images and their tags."""
+        listed = [[e["image_id"], Path(e["file_name"]).name, e["image_labels"]] for e in self.dicts]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def targets(self) -> np.ndarray:
         """(N, C) uint8, 1 where the image shows the class."""

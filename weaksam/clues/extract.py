@@ -1,8 +1,8 @@
 """Points where a classifier sees classes: maps of several scales and flips, summed, then peaks."""
 
-import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from weaklabels.tags import read_json, write_json
+from detectron2.utils import comm
+from weaksam.image_shards import as_json, claim, make_shards
+from weaksam.npz import read_npz, write_npz
+from weaksam.skipped import write_skipped
 
 from .checkpoint import weights_digest
 from .classifier import Classifier, ClueMaps
 from .data import TaggedDataset, read_rgb, to_tensor
 from .peaks import PeakSettings, find_peaks, normalize_map
-from .points import DTYPES, PointFile, Points, read_npz, write_npz, write_points
-from .skipped import write_skipped
+from .points import DTYPES, PointFile, Points, write_points
 from .train import pick_device
 
+SOURCES = ("coarse", "fine", "cross")
 LAYERS = tuple(range(5, 13))
 RELEASED_LAYERS = (9, 10)  # what upstream's published code reads; the paper has all layers
 LABELS = ("given", "predicted")
@@ -34,14 +36,15 @@ class PointSettings:
     """How points are found.
 
     sources: of "coarse" (class maps), "fine" (refined by attention between patches) and "cross"
-        (attention of class tokens, a map for each head and layer).
+        (attention of class tokens, a map for each head and layer); None: all that the classifier
+        has.
     scales: of the image, in the order of passes; each is followed by its mirror image with `flip`.
     layers: whose attention "cross" takes, from 1.
     labels: "given" searches for an image's tags; "predicted" for what the first pass finds in it.
     allow_gt_labels: take given tags also on an evaluation split, where they are the answer.
     """
 
-    sources: tuple[str, ...] = ("coarse", "fine", "cross")
+    sources: tuple[str, ...] | None = None
     scales: tuple[float, ...] = (1.0, 0.8, 1.2)
     flip: bool = True
     peaks: PeakSettings = field(default_factory=PeakSettings)
@@ -51,12 +54,15 @@ class PointSettings:
     allow_gt_labels: bool = False
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.sources) - {"coarse", "fine", "cross"})
-        if unknown or not self.sources or not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"sources={self.sources}, scales={self.scales}: not usable")
+        known = self.sources is None or bool(self.sources) and set(self.sources) <= set(SOURCES)
+        if not known or not self.scales or min(self.scales) <= 0:
+            raise ValueError(
+                f"sources={self.sources}, scales={self.scales}; expected some of {SOURCES} and "
+                "numbers above 0"
+            )
         if self.labels not in LABELS:
             raise ValueError(f"labels={self.labels!r}; expected one of {LABELS}")
-        if "cross" in self.sources and not self.layers:
+        if not self.layers:
             raise ValueError("the source 'cross' needs at least one layer")
 
 
@@ -70,58 +76,88 @@ def extract_points(
 ) -> dict[str, Path]:
     """Write OUT/points_SOURCE.npz for each source, and the images without a point beside it.
 
-    Each image is a shard of its own until all are there, so that a run which was killed goes on. A
-    run with other settings, weights or tags in the same folder is refused.
+    Every process of a job calls it with the same arguments. Each image is a shard of its own until
+    all are there, so that a run which was killed goes on. A run with other settings, weights or
+    tags in the same folder is refused.
     """
-    _check(classifier, dataset, settings)
+    if settings.sources is None:
+        settings = replace(settings, sources=classifier.sources)
+    check_search(classifier, dataset, settings)
     out = Path(out)
     finals = {source: out / f"points_{source}.npz" for source in settings.sources}
-    _claim(out / "manifest.json", _identity(classifier, dataset, settings))
-    if all(path.is_file() for path in finals.values()):
+    manifest, folder = out / "manifest.json", out / "shards"
+    if foreign := [path for path in finals.values() if path.exists() and not manifest.exists()]:
+        raise ValueError(f"{foreign[0]} is there and not of this run; give another output")
+    claim(manifest, _identity(classifier, dataset, settings), "points")
+    if all(path.is_file() for path in finals.values()) and not folder.exists():
         return finals
     classifier = classifier.to(pick_device(device)).eval()
-    shards = [out / "shards" / f"{entry['image_id']}.npz" for entry in dataset.dicts]
-    for entry, shard in zip(tqdm(dataset.dicts, "points", unit="image"), shards, strict=True):
-        if not shard.is_file():
-            _write_shard(shard, *image_points(classifier, entry, settings))
-    for source, path in finals.items():
-        _merge(source, path, shards, dataset, settings)
-    for shard in shards:
-        shard.unlink()
-    (out / "shards").rmdir()
+    shards = [folder / f"{entry['image_id']}.npz" for entry in dataset.dicts]
+
+    def make(index: int) -> None:
+        _write_shard(shards[index], *image_points(classifier, dataset.dicts[index], settings))
+
+    make_shards(shards, make, "points")
+    if comm.is_main_process():
+        for source, path in finals.items():
+            _merge(source, path, shards, dataset, settings)
+        shutil.rmtree(folder)
+    comm.synchronize()
     return finals
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """What all passes over one image show.
+
+    classes: K contiguous ids that are searched for.  passes: maps of these alone, none mirrored.
+    probabilities: (K,) of the first pass.  size_hw: of the image.
+    reason: why there are no classes, "" where there are some.
+    """
+
+    classes: tuple[int, ...]
+    passes: tuple[ClueMaps, ...]
+    probabilities: np.ndarray
+    size_hw: tuple[int, int]
+    reason: str = ""
 
 
 def image_points(
     classifier: Classifier, entry: dict[str, Any], settings: PointSettings
 ) -> tuple[dict[str, Points], str]:
     """Points of one image by source, and why there are none at all ("" where that is not so)."""
-    classes = list(entry["image_labels"]) if settings.labels == "given" else None
-    nothing = {source: Points.joined([]) for source in settings.sources}
-    if classes == []:
-        return nothing, "no tag"
-    image = read_rgb(entry)
+    found = image_maps(classifier, entry, settings)
+    layers = settings.layers
+    points = {}
+    for source in settings.sources:
+        peaks = settings.cross_peaks if source == "cross" else settings.peaks
+        parts = []
+        for position, class_index in enumerate(found.classes):
+            for head, layer, low in _single_maps(found.passes, source, position, layers):
+                values = normalize_map(sum_at_full_size(low, found.size_hw))
+                parts.append(Points.of(*find_peaks(values, peaks), class_index, head, layer))
+        points[source] = Points.joined(parts)
+    return points, found.reason
+
+
+def image_maps(classifier: Classifier, entry: dict[str, Any], settings: PointSettings) -> ImageMaps:
+    """The maps of one image's classes: its tags, or those that the first pass finds."""
+    size_hw = entry["height"], entry["width"]
+    kept = list(entry["image_labels"]) if settings.labels == "given" else None
+    if kept == []:
+        return ImageMaps((), (), np.zeros(0), size_hw, "no tag")
     layers = settings.layers if "cross" in settings.sources else ()
     passes: list[ClueMaps] = []
-    kept: Sequence[int] | None = classes
-    for pixels, mirrored in scaled_passes(image, settings):
+    for pixels, mirrored in scaled_passes(read_rgb(entry), settings):
         maps = classifier.maps(pixels.to(classifier.pixel_mean.device), layers, kept)
         if kept is None:  # the first pass decides for the others
             kept = classifier.predicted(maps.logits)[0].nonzero().flatten().tolist()
             if not kept:
-                return nothing, "no class predicted"
+                return ImageMaps((), (), np.zeros(0), size_hw, "no class predicted")
             maps = _of_classes(maps, kept)
         passes.append(_mirrored(maps) if mirrored else maps)
-    found = {}
-    for source in settings.sources:
-        peaks = settings.cross_peaks if source == "cross" else settings.peaks
-        parts = []
-        for position, class_index in enumerate(kept):
-            for head, layer, low in _single_maps(passes, source, position, layers):
-                values = normalize_map(sum_at_full_size(low, image.shape[:2]))
-                parts.append(Points.of(*find_peaks(values, peaks), class_index, head, layer))
-        found[source] = Points.joined(parts)
-    return found, ""
+    probabilities = classifier.probabilities(passes[0].logits)[0, kept].cpu().numpy()
+    return ImageMaps(tuple(kept), tuple(passes), probabilities, size_hw)
 
 
 def scaled_passes(image: np.ndarray, settings: PointSettings):
@@ -145,7 +181,7 @@ def sum_at_full_size(maps: Sequence[Tensor], size_hw: tuple[int, int]) -> np.nda
     return total.numpy()
 
 
-def _single_maps(passes: list[ClueMaps], source: str, position: int, layers: Sequence[int]):
+def _single_maps(passes: Sequence[ClueMaps], source: str, position: int, layers: Sequence[int]):
     """(head, layer, its small maps in all passes) of one class; head and layer -1 without them."""
     if source != "cross":
         yield -1, -1, [getattr(maps, source)[0, position] for maps in passes]
@@ -167,7 +203,7 @@ def _mirrored(maps: ClueMaps) -> ClueMaps:
     return ClueMaps(maps.logits, maps.coarse.flip(-1), fine, cross)
 
 
-def _check(classifier: Classifier, dataset: TaggedDataset, settings: PointSettings) -> None:
+def check_search(classifier: Classifier, dataset: TaggedDataset, settings: PointSettings) -> None:
     tags = dataset.tags
     if dataset.num_classes != classifier.num_classes:
         raise ValueError(
@@ -181,7 +217,7 @@ def _check(classifier: Classifier, dataset: TaggedDataset, settings: PointSettin
     if settings.labels == "given" and tags.for_evaluation and not settings.allow_gt_labels:
         raise ValueError(
             f"{tags.file}: its split {tags.split!r} is for evaluation, and given tags tell which "
-            "classes its images show; take labels 'predicted', or allow given labels, which is "
+            "classes its images show; take --labels predicted, or --allow-gt-labels, which is "
             "recorded"
         )
 
@@ -199,20 +235,7 @@ def _identity(
         "weights": weights_digest(classifier.state_dict()),
         "images": images if settings.labels == "given" else list(images),
     }
-    return json.loads(json.dumps(content))
-
-
-def _claim(manifest: Path, identity: dict[str, Any]) -> None:
-    """Say in a folder what it is for, or refuse it if it is for something else."""
-    if not manifest.is_file():
-        write_json(manifest, identity)
-        return
-    known = read_json(manifest)
-    if changed := [key for key, value in identity.items() if known.get(key) != value]:
-        raise ValueError(
-            f"{manifest.parent} holds points made with other {', '.join(changed)}; give another "
-            "folder, or remove it"
-        )
+    return as_json(content)
 
 
 def _write_shard(path: Path, found: dict[str, Points], reason: str) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weaklabels.arrays import read_npz as arrays_of
-from weaklabels.files import atomic_bytes
+from weaksam.npz import check_offsets, read_npz, write_npz
 
 NONE = -1  # a point without a class, head or layer
 DTYPES = {
@@ -133,13 +132,7 @@ def read_points(path: str | Path) -> PointFile:
                 f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}; expected "
                 f"{np.dtype(kind)} {shape}"
             )
-    if offsets.dtype.kind != "i" or offsets.shape != (count + 1,) or sizes.shape != (count, 2):
-        raise ValueError(f"{path}: {count} ids need {count + 1} offsets and sizes of 2 numbers")
-    if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{path}: offsets do not run from 0 to the {total} points")
-    if len(set(ids.tolist())) < count:
-        twice = next(x for i, x in enumerate(ids) if x in ids[:i])
-        raise ValueError(f"{path}: image id {twice} occurs twice")
+    check_offsets(path, ids, offsets, sizes, total)
     _check_values(path, arrays, np.repeat(np.arange(count), np.diff(offsets)), meta)
     bounds = zip(offsets[:-1], offsets[1:], strict=True)
     points = tuple(Points(**{name: arrays[name][a:b] for name in DTYPES}) for a, b in bounds)
@@ -167,15 +160,3 @@ def _check_values(path: str | Path, arrays: dict, owner: np.ndarray, meta: Any) 
                 f"{xy[number].tolist()}, class {arrays['cls'][number]}; make the points again from "
                 "this dataset"
             )
-
-
-def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays, whole or not at all."""
-    with atomic_bytes(path) as file:
-        np.savez(file, **arrays)
-
-
-def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays `keys` of an .npz file; pickles in it are refused."""
-    arrays = arrays_of(path, keys, "clues")
-    return {key: arrays[key] for key in keys}

@@ -22,7 +22,7 @@ from detectron2.checkpoint.safe_files import read_torch_file, write_torch_file
 from weaklabels.files import atomic_text
 from weaklabels.tags import require_every_class
 
-from .checkpoint import classifier_content, save_classifier
+from .checkpoint import classifier_content, save_classifier, weights_digest
 from .classifier import Classifier
 from .data import Augmentation, Samples, TaggedDataset
 from .metrics import classification_metrics
@@ -159,6 +159,7 @@ class _Run:
             raise ValueError(f"amp needs a CUDA device; this run is on {device}")
         self.model, self.settings, self.out, self.device = model.to(device), settings, out, device
         self.train, self.val = train, val
+        self.start = weights_digest(model.state_dict())
         self.samples = Samples(train, settings.augmentation.for_training(), settings.seed)
         groups = decay_groups(model, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=1e-8)
@@ -182,8 +183,10 @@ class _Run:
         datasets = {"train": self.train, "val": self.val}
         return {
             **settings,
+            "network": asdict(self.model.config),
+            "start": self.start,
             "classes": self.train.tags.class_names,
-            **{name: None if d is None else len(d) for name, d in datasets.items()},
+            **{name: None if d is None else d.digest() for name, d in datasets.items()},
         }
 
     def resume(self) -> None:

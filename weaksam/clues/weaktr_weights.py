@@ -60,7 +60,13 @@ def _deit_state(source: str) -> dict[str, Tensor]:
         ) from error
     if not timm.is_model(source):
         raise FileNotFoundError(f"{source}: neither a file nor the name of a timm model")
-    return timm.create_model(source, pretrained=True).state_dict()
+    try:
+        return timm.create_model(source, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{source}: timm has no weights of it here and could not fetch them ({error}); give a "
+            "file of this model"
+        ) from error
 
 
 def read_weaktr(path: str | Path, category_ids: Sequence[int], pool: str = "avg") -> WeakTr:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from weaklabels.files import atomic_bytes
+from weaksam.npz import check_offsets, read_npz, write_npz
 from weaksam.proposals.images import ImageRecord
-from weaksam.proposals.points import check_offsets, read_arrays
 
 SOURCES = ("grid", "coarse", "fine", "cross", "selective_search", "random", "released")
 KEYS = ("ids", "offsets", "boxes", "source", "scores", "sizes", "meta")
+DROPPED = "empty_masks_dropped"  # key of a file's meta: how many
 UNKNOWN_SCORE = 1.0  # what the reference's files have; detectron2 refuses NaN
 
 
@@ -102,18 +102,17 @@ def collect(
 def write_proposals(path: str | Path, proposals: Proposals) -> None:
     """Write a proposal file, whole or not at all; equal proposals give equal bytes."""
     image_ids = np.repeat(_plain_ids(proposals.ids), np.diff(proposals.offsets))
-    with atomic_bytes(path) as file:
-        np.savez_compressed(
-            file,
-            image_ids=image_ids,
-            ids=proposals.ids,
-            offsets=proposals.offsets.astype(np.int64),
-            boxes=proposals.boxes.astype(np.float32),
-            source=proposals.source.astype(np.uint8),
-            scores=proposals.scores.astype(np.float32),
-            sizes=proposals.sizes.astype(np.int32),
-            meta=np.array(json.dumps(proposals.meta, sort_keys=True)),
-        )
+    arrays = {
+        "image_ids": image_ids,
+        "ids": proposals.ids,
+        "offsets": proposals.offsets.astype(np.int64),
+        "boxes": proposals.boxes.astype(np.float32),
+        "source": proposals.source.astype(np.uint8),
+        "scores": proposals.scores.astype(np.float32),
+        "sizes": proposals.sizes.astype(np.int32),
+        "meta": np.array(json.dumps(proposals.meta, sort_keys=True)),
+    }
+    write_npz(path, arrays, compress=True)
 
 
 def _plain_ids(ids: np.ndarray) -> np.ndarray:
@@ -135,21 +134,36 @@ def read_proposal_file(path: str | Path, images: Sequence[ImageRecord] = ()) -> 
         ValueError: naming the file and the image, where a box is not finite, empty or outside its
             image, an image is missing or of another size, or the file is of another dataset.
     """
-    arrays = read_arrays(path, KEYS, "proposals")
+    arrays = read_npz(path, KEYS)
     ids, offsets, sizes = arrays["ids"].astype(str), arrays["offsets"], arrays["sizes"]
-    count = check_offsets(path, ids, offsets, sizes)
+    count = len(arrays["boxes"])
+    check_offsets(path, ids, offsets, sizes, count)
     lengths = {key: len(arrays[key]) for key in ("boxes", "source", "scores")}
     if set(lengths.values()) != {count} or arrays["boxes"].shape != (count, 4):
         raise ValueError(
-            f"{path}: offsets end at {count} rows, but there are {lengths}, boxes "
-            f"{arrays['boxes'].shape}"
+            f"{path}: arrays of different lengths, {lengths}; boxes {arrays['boxes'].shape}"
+        )
+    if (arrays["source"] >= len(SOURCES)).any():
+        raise ValueError(
+            f"{path}: source {int(arrays['source'].max())}; expected 0 to {len(SOURCES) - 1} for "
+            f"{', '.join(SOURCES)}"
         )
     proposals = Proposals(
         *(ids, offsets, arrays["boxes"].astype(np.float32), arrays["source"]),
-        *(arrays["scores"].astype(np.float32), sizes, json.loads(str(arrays["meta"]))),
+        *(arrays["scores"].astype(np.float32), sizes, _meta(path, arrays["meta"])),
     )
     check_boxes(path, proposals)
     return in_order(path, proposals, images) if images else proposals
+
+
+def _meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: 'meta' is no json: {error}") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: 'meta' is no json object")
+    return meta
 
 
 def check_boxes(path: str | Path, proposals: Proposals) -> None:

@@ -5,31 +5,32 @@ not on how many processes or machines made the shards.
 """
 
 import hashlib
-import logging
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from weaklabels.arrays import read_npz
-from weaklabels.files import atomic_bytes, read_json, write_json
+from detectron2.utils import comm
+from weaklabels.files import file_sha256
+from weaksam.clues.points import read_points
+from weaksam.image_shards import as_json, claim, difference, make_shards
+from weaksam.npz import read_npz, write_npz
 from weaksam.proposals.files import (
+    DROPPED,
     SOURCES,
     ImageProposals,
+    Proposals,
     collect,
     read_proposal_file,
     write_proposals,
 )
 from weaksam.proposals.images import ImageRecord, read_images, read_rgb
-from weaksam.proposals.points import read_points
 from weaksam.proposals.prompts import POINT_SOURCES, Points, Prompting, image_proposals
+from weaksam.proposals.released import read_released
 from weaksam.proposals.without_prompts import (
     RandomBoxes,
     SelectiveSearch,
@@ -37,11 +38,10 @@ from weaksam.proposals.without_prompts import (
     selective_search,
 )
 from weaksam.segmenters.spec import load_segmenter
+from weaksam.skipped import write_skipped
 
 MANIFEST = "manifest.json"
 SHARD_KEYS = ("boxes", "source", "scores", "dropped")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,29 +70,28 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Work:
-    """How the work is done; nothing of it changes the result.
+class ProposalCounts:
+    """What a proposal file holds. boxes, by_source: of all images; see `files.SOURCES`.
 
-    processes: on this machine, each with a segmenter of its own.  part, parts: which share of the
-    images this machine makes, where several write to one folder.
+    empty_masks_dropped: prompts' masks without a pixel, which have no box.
+    without: ids of the images that have no box.
     """
 
-    processes: int = 1
-    part: int = 0
-    parts: int = 1
-
-    def __post_init__(self) -> None:
-        if self.processes < 1 or not 0 <= self.part < self.parts:
-            raise ValueError(f"{self}; expected processes >= 1 and part from 0 to parts - 1")
+    images: int
+    boxes: int
+    by_source: dict[str, int]
+    empty_masks_dropped: int
+    without: tuple[str, ...]
 
 
-def make_proposals(
-    inputs: Inputs, method: Method, output: Path, work: Work = Work()
-) -> dict[str, Any] | None:
-    """Write a proposal file OUTPUT (.npz), and OUTPUT.skipped.json that lists images without a box.
+def make_proposals(inputs: Inputs, method: Method, output: Path) -> ProposalCounts:
+    """Write a proposal file OUTPUT (.npz), and `*.skipped.json` that lists images without a box.
 
-    Shards are kept in OUTPUT.shards. Returns the counts; None where other machines have not made
-    their share yet.
+    Every process of a job calls it with the same arguments. Shards lie in OUTPUT.shards until the
+    file is whole, so that a run which was killed goes on.
+
+    Raises:
+        ValueError: an input cannot be used, or the output is there and was made from others.
     """
     records = read_images(inputs.images)
     if not isinstance(method, PromptedProposals) and inputs.points:
@@ -100,40 +99,57 @@ def make_proposals(
     points = _points_of(inputs, records)
     folder = output.with_name(output.name + ".shards")
     maker = Maker(inputs.root, method)
-    manifest = _check_manifest(folder, _manifest(inputs, method, maker.identity, records))
+    manifest = _manifest(inputs, method, maker.identity, records)
+    if output.exists():
+        counts = _already_made(output, manifest, records)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at its very end
+        return counts
+    claim(folder / MANIFEST, manifest, "proposals")
     shards = [folder / f"{quote(record.id, safe='')}.npz" for record in records]
-    mine = range(work.part, len(records), work.parts)
-    todo = [index for index in mine if not shards[index].is_file()]
-    tasks = [
-        (records[i], {source: points[source][records[i].id] for source in points}, shards[i])
-        for i in todo
-    ]
-    done = len(mine) - len(todo)
-    for _ in tqdm(
-        _run(tasks, maker, inputs.root, method, work.processes),
-        desc="proposals",
-        total=len(mine),
-        initial=done,
-        unit="image",
-    ):
-        pass
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        logger.info("%d of %d images are left to other machines", len(missing), len(shards))
-        return None
-    return _finish(records, [read_shard(shard) for shard in shards], manifest, output)
+
+    def make(index: int) -> None:
+        record = records[index]
+        of_image = {source: points[source][record.id] for source in points}
+        write_shard(shards[index], maker.proposals(record, of_image))
+
+    make_shards(shards, make, "proposals")
+    if comm.is_main_process():
+        parts = [read_shard(shard) for shard in shards]
+        dropped = sum(part.dropped for part in parts)
+        _finish(records, parts, manifest | {DROPPED: dropped}, output)
+        shutil.rmtree(folder)
+    comm.synchronize()
+    return count_proposals(read_proposal_file(output, records))
 
 
-def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> dict[str, Any]:
+def _already_made(
+    output: Path, manifest: dict[str, Any], records: Sequence[ImageRecord]
+) -> ProposalCounts:
+    found = read_proposal_file(output, records)
+    if changed := difference(found.meta, manifest):
+        raise ValueError(
+            f"{output} was made with other {changed}; give another output, or remove it"
+        )
+    return count_proposals(found)
+
+
+def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> ProposalCounts:
     """Join the boxes of several files image by image, in the order of the files.
 
+    Args:
+        files: proposal files, or pickles (.pkl) of WeakSAM's authors.
+
     Raises:
-        ValueError: a file is not of exactly these images, or has boxes that cannot be.
+        ValueError: a file is not of exactly these images, or has boxes that cannot be, or the
+            output is there and holds something else.
     """
     if not files:
         raise ValueError("no proposal file to merge")
     records = read_images(images)
-    read = [read_proposal_file(path, records) for path in files]
+    read = [
+        read_released(path, records) if path.suffix == ".pkl" else read_proposal_file(path, records)
+        for path in files
+    ]
     parts = [
         ImageProposals.join(
             [
@@ -143,17 +159,20 @@ def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> dict[s
         )
         for i in range(len(records))
     ]
-    return _finish(records, parts, {"merged": [p.meta for p in read]}, output)
+    meta = {
+        "merged": [{"sha256": file_sha256(p), **r.meta} for p, r in zip(files, read, strict=True)]
+    }
+    if output.exists():
+        return _already_made(output, meta, records)
+    dropped = sum(proposals.meta.get(DROPPED, 0) for proposals in read)
+    _finish(records, parts, meta | {DROPPED: dropped}, output)
+    return count_proposals(read_proposal_file(output, records))
 
 
 def read_shard(path: Path) -> ImageProposals:
     """The proposals of one image."""
-    try:
-        data = read_npz(path, SHARD_KEYS, "a shard")
-    except ValueError as error:
-        raise ValueError(f"{path} is no whole shard ({error}): delete it and run again") from error
-    boxes, source, scores, dropped = (data[key] for key in SHARD_KEYS)
-    return ImageProposals(boxes, source, scores, int(dropped))
+    arrays = read_npz(path, SHARD_KEYS)
+    return ImageProposals(*(arrays[key] for key in SHARD_KEYS[:3]), int(arrays["dropped"]))
 
 
 def _points_of(inputs: Inputs, records: Sequence[ImageRecord]) -> dict[str, dict[str, Any]]:
@@ -163,19 +182,22 @@ def _points_of(inputs: Inputs, records: Sequence[ImageRecord]) -> dict[str, dict
         if source not in POINT_SOURCES:
             raise ValueError(f"points of {source!r}; expected one of {POINT_SOURCES}")
         file = read_points(path)
-        sizes = dict(zip(file.ids.tolist(), file.sizes.tolist(), strict=True))
+        sizes = dict(zip(file.ids, file.sizes_hw, strict=True))
         for record in records:
             if record.id not in sizes:
                 raise ValueError(
                     f"{path} lacks image {record.id} of {inputs.images}; it has "
-                    f"{len(sizes)} images, such as {next(iter(sizes), 'none')}"
+                    f"{len(sizes)} images, such as {next(iter(sizes), 'none')}: another dataset?"
                 )
-            if tuple(sizes[record.id]) != record.size_hw:
+            if sizes[record.id] != record.size_hw:
                 raise ValueError(
-                    f"{path}: image {record.id} is of {sizes[record.id]} (height, width), "
-                    f"{inputs.images} says {list(record.size_hw)}"
+                    f"{path}: image {record.id} is of {list(sizes[record.id])} (height, width), "
+                    f"{inputs.images} says {list(record.size_hw)}: another dataset?"
                 )
-        found[source] = file.by_image()
+        found[source] = {
+            name: (points.xy, points.cls.astype(np.int64))
+            for name, points in zip(file.ids, file.points, strict=True)
+        }
     return found
 
 
@@ -193,39 +215,10 @@ def _manifest(
         "network": identity,
         "images": hashlib.sha256(listed.encode()).hexdigest()[:16],
         "points": {
-            source: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-            for source, path in sorted(inputs.points.items())
+            source: file_sha256(path)[:16] for source, path in sorted(inputs.points.items())
         },
     }
-    return _as_json(content)
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _check_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest of new shards; ValueError where the folder's shards are of another run."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        if folder.is_dir() and any(folder.glob("*.npz")):
-            raise ValueError(f"{folder} has shards but no {MANIFEST}: delete it and run again")
-        write_json(path, manifest)
-        return manifest
-    before = read_json(path)
-    for key, value in manifest.items():
-        if before.get(key) != value:
-            raise ValueError(
-                f"{path}: these shards were made with {key} = {before.get(key)}, now it is "
-                f"{value}; delete {folder} or choose another output"
-            )
-    return manifest
-
-
-Task = tuple[ImageRecord, Points, Path]
+    return as_json(content)
 
 
 class Maker:
@@ -246,56 +239,11 @@ class Maker:
             return selective_search(image, method)
         return image_proposals(self._segmenter, image, points, method.prompting)
 
-    def make_shard(self, task: Task) -> None:
-        record, points, path = task
-        found = self.proposals(record, points)
-        with atomic_bytes(path) as file:
-            np.savez(
-                file,
-                boxes=found.boxes,
-                source=found.source,
-                scores=found.scores,
-                dropped=np.int64(found.dropped),
-            )
 
-
-def _run(
-    tasks: list[Task], maker: Maker, root: Path, method: Method, processes: int
-) -> Iterator[None]:
-    """Make the shards of all tasks, yielding once a shard; the first error ends it.
-
-    Each process has one thread: sums depend on how many threads share them, the files must not.
-    """
-    processes = min(processes, len(tasks))
-    if processes <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for task in tasks:
-                yield maker.make_shard(task)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    with ProcessPoolExecutor(processes, context, _start_worker, (root, method)) as pool:
-        try:
-            yield from pool.map(_work, tasks)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-_worker: Maker | None = None  # of a process of the pool: too large to send with every task
-
-
-def _start_worker(root: Path, method: Method) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = Maker(root, method)
-
-
-def _work(task: Task) -> None:
-    _worker.make_shard(task)
+def write_shard(path: Path, found: ImageProposals) -> None:
+    """Write the proposals of one image."""
+    arrays = {key: np.asarray(getattr(found, key)) for key in SHARD_KEYS}
+    write_npz(path, arrays)
 
 
 def _finish(
@@ -303,17 +251,27 @@ def _finish(
     parts: Sequence[ImageProposals],
     meta: dict[str, Any],
     output: Path,
-) -> dict[str, Any]:
-    """Write the file and the list of images without a box; returns the counts."""
-    proposals = collect(records, parts, meta)
+) -> None:
+    """Write the list of images without a box, then the file."""
+    write_skipped(
+        output,
+        [
+            {"image_id": record.id, "file_name": record.file_name, "reason": "no proposal"}
+            for record, part in zip(records, parts, strict=True)
+            if not len(part.boxes)
+        ],
+    )
+    write_proposals(output, collect(records, parts, meta))
+
+
+def count_proposals(proposals: Proposals) -> ProposalCounts:
+    """The counts of a proposal file."""
     by_source = np.bincount(proposals.source, minlength=len(SOURCES))
-    without = [r.id for r, part in zip(records, parts, strict=True) if len(part.boxes) == 0]
-    write_proposals(output, proposals)
-    write_json(output.with_name(output.name + ".skipped.json"), {"no proposals": without})
-    return {
-        "images": len(records),
-        "boxes": len(proposals.boxes),
-        "by_source": {n: int(c) for n, c in zip(SOURCES, by_source, strict=True) if c},
-        "empty_masks_dropped": sum(part.dropped for part in parts),
-        "images_without_proposals": len(without),
-    }
+    without = proposals.ids[np.diff(proposals.offsets) == 0]
+    return ProposalCounts(
+        images=len(proposals.ids),
+        boxes=len(proposals.boxes),
+        by_source={n: int(c) for n, c in zip(SOURCES, by_source, strict=True) if c},
+        empty_masks_dropped=int(proposals.meta.get(DROPPED, 0)),
+        without=tuple(without.tolist()),
+    )

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES, read_image_set, read_voc_annotation
 from weaklabels.files import read_json
+from weaklabels.voc import read_image_set, read_voc_annotation, voc_image_id
 from weaksam.proposals.files import SOURCES, Proposals, read_proposal_file
 from weaksam.proposals.images import ImageRecord, read_images
 from weaksam.proposals.without_prompts import random_boxes
@@ -86,11 +86,9 @@ def truth_of_voc(folder: Path, split: str) -> dict[str, Truth]:
     for name in read_image_set(str(folder / "ImageSets" / "Main" / f"{split}.txt")):
         objects = read_voc_annotation(str(folder / "Annotations" / f"{name}.xml")).objects
         rows = [
-            ([o.bbox[0] - 1, o.bbox[1] - 1, o.bbox[2], o.bbox[3]], o.difficult)
-            for o in objects
-            if o.name in CLASS_NAMES
+            ([o.bbox[0] - 1, o.bbox[1] - 1, o.bbox[2], o.bbox[3]], o.difficult) for o in objects
         ]
-        found[str(int(name.replace("_", "")))] = _truth(rows)
+        found[str(voc_image_id(name))] = _truth(rows)
     return found
 
 

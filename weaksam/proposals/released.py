@@ -12,25 +12,10 @@ from typing import Any
 import numpy as np
 
 from detectron2.checkpoint.safe_files import read_pickle_file
-from weaksam.proposals.files import ImageProposals, Proposals, check_boxes, collect, write_proposals
-from weaksam.proposals.images import ImageRecord, read_images
+from weaksam.proposals.files import DROPPED, ImageProposals, Proposals, check_boxes, collect
+from weaksam.proposals.images import ImageRecord
 
 KEYS = ("boxes", "scores", "indexes")
-
-
-def convert_released(pickle: Path, images: Path, output: Path) -> dict[str, Any]:
-    """Write the proposals of a released pickle as a proposal file; returns the counts.
-
-    Args:
-        images: COCO-form file of the split that the pickle is of, in the order of its image list.
-    """
-    proposals = read_released(pickle, read_images(images))
-    write_proposals(output, proposals)
-    return {
-        "images": len(proposals.ids),
-        "boxes": len(proposals.boxes),
-        "empty_boxes_dropped": proposals.meta["empty_boxes_dropped"],
-    }
 
 
 def read_released(path: Path, images: Sequence[ImageRecord]) -> Proposals:
@@ -64,7 +49,7 @@ def read_released(path: Path, images: Sequence[ImageRecord]) -> Proposals:
         "method": "released",
         "file": path.name,
         "form": form,
-        "empty_boxes_dropped": sum(part.dropped for part in parts),
+        DROPPED: sum(part.dropped for part in parts),
     }
     proposals = collect(images, parts, meta)
     check_boxes(path, proposals)

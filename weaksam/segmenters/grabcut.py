@@ -15,6 +15,7 @@ MARGIN = 0.5  # of the box's sides, what GrabCut sees of the ground around a box
 class GrabCut:
     """GrabCut behind the protocol: one mask a box; clicks are refused."""
 
+    prompts = frozenset({"boxes"})
     identity = f"grabcut {ITERATIONS} iterations, margin {MARGIN}"
 
     def __init__(self) -> None:

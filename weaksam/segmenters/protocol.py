@@ -45,9 +45,11 @@ class Segmenter(Protocol):
     """Encodes an image once, then answers any number of prompts about it.
 
     identity: names network and weights, so that results of others are not mixed with its own.
+    prompts: what it takes, "points", "boxes" or both; asking for the other is a ValueError.
     """
 
     identity: str
+    prompts: frozenset[str]
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image; later prompts are about it."""
@@ -71,6 +73,7 @@ class BatchedSegmenter(ABC):
     """The part that all networks share: checks, groups, batches. They encode and draw."""
 
     identity: str
+    prompts = frozenset({"points", "boxes"})
     prompts_per_batch: int = 64
 
     def __init__(self) -> None:

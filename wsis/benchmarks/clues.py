@@ -1,18 +1,12 @@
 """Measure the memory of WeakTr's maps against a twin that keeps every attention map, in one run.
 
-    python -m wsis.benchmarks.clues [--image-hw 1000 1500]
-
 Each of the two runs once in a process of its own; its figure is the peak of resident memory (Linux)
 less what it was with the network and the image loaded. The twin's 72 maps alone take 9.6 GB at
 1000 x 1500 pixels. On small images what both need beside attention counts more.
 """
 
-import argparse
 import multiprocessing
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,23 +14,12 @@ from torch import Tensor
 
 from weaksam.clues import WeakTrConfig
 from weaksam.clues.weaktr import WeakTr
+from wsis.benchmarks.maskrefinenet import Row
 
 IMAGE_HW = (1000, 1500)
 NUM_CLASSES, LAYERS = 20, (9, 10)
 TO_REACH = 0.2
 MALLOC_KEY = "MALLOC_MMAP_THRESHOLD_"  # bytes from which memory is returned when it is freed
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    twin: str
-    ours: str
-    figure: float
-    target: str
-    reached: bool
 
 
 @torch.no_grad()
@@ -101,21 +84,3 @@ def measure(image_hw: tuple[int, int] = IMAGE_HW, threads: int = 2) -> list[Row]
     return [
         Row(what, texts["twin"], texts["ours"], share, f"<= {TO_REACH}", share <= TO_REACH),
     ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where a figure misses its target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--image-hw", type=int, nargs=2, default=IMAGE_HW, metavar=("H", "W"))
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
-    rows = measure(tuple(args.image_hw), args.threads)
-    for row in rows:
-        print(f"{row.what}: twin {row.twin}, ours {row.ours}, {row.figure:.3f} ({row.target})")
-    return 0 if all(row.reached for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

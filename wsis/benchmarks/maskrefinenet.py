@@ -178,8 +178,9 @@ def _record(
     return {"image_id": number, "file_name": file_name, **sizes, "instances": instances}
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    print("| what | dense, one by one | ours | ratio | to reach | reached |")
+def print_table(rows: Sequence[Row], baseline: str = "dense, one by one") -> None:
+    """Print rows as Markdown; `baseline` names what is compared with."""
+    print(f"| what | {baseline} | ours | ratio | to reach | reached |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         cells = (row.what, row.baseline, row.ours, f"{row.figure:.2f}", row.target)

@@ -1,17 +1,11 @@
 """Time WeakSAM's proposals against plain twins, in one run.
 
-    python -m wsis.benchmarks.proposals
-
 The twin of an image's proposals encodes it anew for each set of prompts (grid, single points of
 each source, points of each class), as the reference does, and asks prompt by prompt. The twin of
 score-free suppression compares each box with the kept ones in a double loop.
 """
 
-import sys
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 
 from weaksam.proposals.boxes import ordered_nms
 from weaksam.proposals.files import ImageProposals
@@ -129,16 +123,3 @@ def measure(*, side: int = 160, grid: int = 16, boxes: int = 3000, repeats: int 
             loop / batched >= NMS_SPEED_UP and equal == "the same",
         ),
     ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where a figure misses its target."""
-    torch.set_num_threads(2)
-    rows = measure()
-    for row in rows:
-        print(f"{row.what}: twin {row.twin}, ours {row.ours}, {row.figure:.1f} x ({row.target})")
-    return 0 if all(row.reached for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

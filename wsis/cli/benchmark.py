@@ -1,6 +1,6 @@
-"""Time point-guided inference and mask refinement, each against a baseline.
+"""Time point-guided inference, mask refinement and WeakSAM, each against a baseline.
 
-    wsis benchmark [--only solov2|maskrefinenet] [--threads 2] [--repeats 3]
+    wsis benchmark [--only solov2|maskrefinenet|weaksam] [--threads 2] [--repeats 3]
 
 Seconds depend on the machine and on its load; the ratios are the result, since what is compared
 takes turns. The modules of wsis.benchmarks say what each line means.
@@ -11,13 +11,13 @@ import os
 
 import torch
 
-from wsis.benchmarks import maskrefinenet, solov2
+from wsis.benchmarks import clues, maskrefinenet, proposals, solov2, wsod
 
-PARTS = ("solov2", "maskrefinenet")
+PARTS = ("solov2", "maskrefinenet", "weaksam")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", choices=PARTS, help="one of the two tables")
+    parser.add_argument("--only", choices=PARTS, help="one of the tables")
     parser.add_argument("--repeats", type=int, default=3, help="turns that all measured parts take")
     parser.add_argument("--threads", type=int, default=2)
     group = parser.add_argument_group("maskrefinenet")
@@ -37,15 +37,21 @@ def run(args: argparse.Namespace) -> int:
         f"machine load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
     reached = []
-    if args.only != "maskrefinenet":
+    if args.only in (None, "solov2"):
         reached += run_solov2(args.repeats)
-    if args.only != "solov2":
+    if args.only in (None, "maskrefinenet"):
         size = f"{args.size} x {args.size}"
         print(f"\nMaskRefineNet, {args.encoder}, {size}, {args.instances} instances\n")
         rows = maskrefinenet.measure(
             encoder=args.encoder, size=args.size, instances=args.instances, repeats=args.repeats
         )
         maskrefinenet.print_table(rows)
+        reached += [row.reached for row in rows]
+    if args.only in (None, "weaksam"):
+        print("\nWeakSAM. Of memory, the baseline keeps all attention maps.\n")
+        rows = [*proposals.measure(repeats=args.repeats), *wsod.measure(args.repeats)]
+        rows += clues.measure(threads=args.threads)
+        maskrefinenet.print_table(rows, "plain twin")
         reached += [row.reached for row in rows]
     return 0 if all(reached) else 1
 

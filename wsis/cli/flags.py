@@ -28,6 +28,9 @@ class Flag:
 GLOSSARY = {
     "--annotations": Flag(Path, "FILE", "COCO annotation file"),
     "--weak-annotations": Flag(Path, "FILE", "COCO file with the points of the weak images"),
+    "--tags": Flag(Path, "FILE", "tag file: which classes each image shows"),
+    "--val-tags": Flag(Path, "FILE", "tag file of the validation images"),
+    "--val-image-root": Flag(Path, "FOLDER", "folder of the validation images"),
     "--records": Flag(Path, "FILE", "prediction records (.jsonl)"),
     "--image-root": Flag(Path, "FOLDER", "folder that the file names of images are relative to"),
     "--output": Flag(Path, "PATH", "file or folder to write"),
@@ -65,15 +68,16 @@ OLD_SPELLINGS: dict[str, dict[str, str]] = {
 SHORT_OF_JOB = "one process per GPU or, with --num-gpus 0, --num-processes on the CPU"
 
 
-def add_flag(parser: Any, name: str, **options: Any) -> argparse.Action:
+def add_flag(parser: Any, name: str, *short: str, **options: Any) -> argparse.Action:
     """Add a flag of the glossary to a parser or a group of one.
 
     Args:
+        short: further names, such as "-o".
         options: as for `add_argument`; they take the place of what the glossary says.
     """
     flag = GLOSSARY[name]
     general = {"type": flag.type, "metavar": flag.metavar, "help": flag.help}
-    return parser.add_argument(name, **(general | options))
+    return parser.add_argument(name, *short, **(general | options))
 
 
 def add_config(parser: argparse.ArgumentParser, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
     wsis run pointwssis 10p [--dataset coco] [--dry-run] [--from STAGE] [KEY VALUE ...]
     wsis run pointwssis 10p --set-aside STAGE    (before a redo on several machines)
+    wsis run pointwssis 10p --start-from released[:WHAT] [--released-root DIR]
 
 Finished stages are skipped, interrupted ones resume. What stands where a stage writes before that
 stage was started (a released teacher, refiner, label file, student) is checked and used as it is.
@@ -16,9 +17,25 @@ import os
 from pathlib import Path
 
 from wsis.cli.run import add_run_arguments, flags_of, machines_of, overrides_of, start
-from wsis.recipes.plan import SCHEDULES, STUDENT_CONFIGS, STUDENT_OPTIONS, TEACHER_CONFIG, Plan
+from wsis.recipes.plan import (
+    SCHEDULES,
+    STUDENT_CONFIGS,
+    STUDENT_OPTIONS,
+    TEACHER_CONFIG,
+    Plan,
+    describe_schedule,
+    images_of,
+)
 from wsis.recipes.pointwssis import make_run
-from wsis.runner import PipelineError
+from wsis.recipes.start_from import (
+    DEFAULT_ROOT,
+    ENTRIES,
+    lay_out,
+    parse_start,
+    released_files,
+)
+from wsis.released import DRIVE_URL
+from wsis.runner import PipelineError, Run
 from wsis.sources import DATA_SOURCES, DataSource, own_data
 
 
@@ -35,21 +52,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="", metavar="OPTIONS", help="options of the split")
     parser.add_argument("--refiner", default="", metavar="OPTIONS", help="of its training")
     parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
+    parser.add_argument(
+        "--keep-batch-size",
+        action="store_true",
+        help="16 images, published learning rates and iterations on any number of GPUs, as in the "
+        "reference; without it the schedule scales with the GPUs",
+    )
+    parser.add_argument(
+        "--keep-unlabeled",
+        action="store_true",
+        help="the student also trains on images without any label; the reference leaves them out",
+    )
+    parser.add_argument(
+        "--scale-to-images",
+        action="store_true",
+        help="other datasets than COCO: iterations in proportion to the training images",
+    )
+    released = parser.add_argument_group("what the authors released")
+    released.add_argument(
+        "--start-from",
+        metavar="released[:WHAT]",
+        help=f"download it and go on from there; WHAT: some of {', '.join(ENTRIES)}, with commas "
+        "between (default: teacher,refiner)",
+    )
+    released.add_argument(
+        "--released-root",
+        type=Path,
+        metavar="DIR",
+        default=DEFAULT_ROOT,
+        help=f"where the files are, or are downloaded to (default: {DEFAULT_ROOT})",
+    )
+    released.add_argument("--released-url", metavar="URL", default=DRIVE_URL, help="a mirror")
+    released.add_argument(
+        "--fetch-only", action="store_true", help="put the files in place, and stop"
+    )
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    todo = make_run(make_plan(args))
+    plan = make_plan(args)
+    todo = make_run(plan)
+    for line in describe_schedule(plan):
+        print(f"# {line}", flush=True)
+    if args.fetch_only and not args.start_from:
+        raise PipelineError("--fetch-only needs --start-from")
+    if args.start_from:
+        start_from(plan, todo, args)
+    if args.fetch_only:
+        return 0
     code = start(todo, args)
     if not (args.dry_run or args.set_aside):
         print(f"Student: {todo.stages[-1].makes[0]}")
     return code
 
 
+def start_from(plan: Plan, todo: Run, args: argparse.Namespace) -> None:
+    """Put what --start-from asks for where the stages look; a dry run only says so."""
+    entries = parse_start(args.start_from, with_refiner=plan.with_refiner)
+    files = released_files(plan, entries, args.released_root)
+    if args.start or args.set_aside:
+        raise PipelineError("--start-from goes on after given stages: it takes no --from STAGE")
+    if plan.machines.num_nodes > 1:
+        raise PipelineError(
+            "--start-from on several machines: run it on one of them with --fetch-only (and "
+            "NNODES unset), then start them all without it"
+        )
+    if args.dry_run:
+        for file in files:
+            print(f"# given for stage {file.stage}: {file.source} as {file.target}")
+    else:
+        lay_out(todo, files, plan.subset, args.released_url)
+
+
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the arguments and the environment describe."""
+    source = source_of(args)
     return Plan(
-        source=source_of(args),
+        source=source,
         subset=args.subset,
         schedule=SCHEDULES[args.subset],
         output=Path(os.environ.get("OUTPUT_DIR") or f"output/{args.dataset}_{args.subset}"),
@@ -58,9 +137,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
         student_config=args.student_config or STUDENT_CONFIGS[args.student],
         overrides=overrides_of(args.opts),
         student_options=STUDENT_OPTIONS[args.student],
-        refiner_flags=flags_of(args.refiner, "--refiner"),
-        split_flags=flags_of(args.split, "--split"),
+        refiner_flags=flags_of(args.refiner, "--refiner", "train-refiner"),
+        split_flags=flags_of(args.split, "--split", "split"),
         with_refiner=not args.without_refiner,
+        keep_batch_size=args.keep_batch_size,
+        keep_unlabeled=args.keep_unlabeled,
+        image_share=images_of(source) if args.scale_to_images else 1.0,
     )
 
 

@@ -1,12 +1,16 @@
-"""Show on a CPU, in minutes, what a point per instance is worth: the whole method and baselines.
+"""Show on a CPU, in minutes, what points or image tags are worth: whole methods and baselines.
 
     wsis quickstart [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
         [--student mask_rcnn] [--full] [--without-baseline] [--supervised] [--smoke]
+    wsis quickstart --method weaksam --until wsod [--seeds 3] [--smoke]
 
 Makes (or takes) a small dataset, runs every stage of PointWSSIS on it with the masks of 10% of the
 images, trains a student from the teacher's own confident predictions for comparison, and writes a
 table, output/quickstart/report.html and pictures. A second run continues where the first stopped.
 `--supervised` is the short form: one network on all masks, and its AP.
+
+`--method weaksam` learns from image tags alone, on scenes of its own: a classifier, its clues, two
+kinds of proposals, weak detectors; output/quickstart_weaksam/report.html shows what each found.
 """
 
 import argparse
@@ -21,8 +25,13 @@ from wsis.recipes.quickstart import (
     quickstart,
 )
 
+METHODS = ("pointwssis", "weaksam")
+POINTS_ONLY = ("data", "root", "subset", "student", "full", "supervised", "without_baseline")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    parser.add_argument("--until", choices=("wsod",), help="weaksam: the last stage")
     parser.add_argument("--data", choices=sorted(CONFIGS), default="shapes")
     parser.add_argument("--root", type=Path, help="own copy of the data; nuclei and coco need it")
     parser.add_argument("--subset", choices=SCHEDULES, default="10p", help="images with masks")
@@ -41,8 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(quickstart(settings_of(args)))
+    print(weak_quickstart(args) if args.method == "weaksam" else quickstart(settings_of(args)))
     return 0
+
+
+def weak_quickstart(args: argparse.Namespace) -> str:
+    """WeakSAM's quick start; options of the other method are refused.
+
+    Raises:
+        ValueError: see `wsis.recipes.weaksam_quickstart.quickstart`, or such an option is given.
+    """
+    usual = argparse.ArgumentParser()
+    add_arguments(usual)
+    for name in POINTS_ONLY:
+        if getattr(args, name) != usual.get_default(name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is not for --method weaksam: leave it out"
+            )
+    from wsis.recipes import weaksam_quickstart as weak
+
+    output = args.output or weak.default_output(smoke=args.smoke)
+    return weak.quickstart(weak.Settings(output, args.seeds, args.smoke))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -3,10 +3,12 @@
     wsis reproduce --subset 10p --stage student
     wsis reproduce --subset 10p --stage student --split test-dev
     wsis reproduce --subset 10p --stage teacher --weights my_teacher.pth
+    wsis reproduce --subset 10p --stage maskrefinenet
     wsis reproduce --subset 10p --stage pseudo_labels
 
 teacher        detector AP (prompt none) and pseudo-label quality (prompt point), two figures of
                different meaning
+maskrefinenet  quality of the teacher's labels of the weak images, before and after refinement
 pseudo_labels  quality of the labels of the weak images against the full annotations
 student        detector AP
 
@@ -42,8 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_config(parser, help="of an own checkpoint (default: the released ones')")
     parser.add_argument("--split", choices=list(SPLITS), default="val2017")
-    add_flag(parser, "--annotations", help="pseudo_labels: all masks of train2017")
-    add_flag(parser, "--weak-annotations", help="pseudo_labels: the weak images and points")
+    add_flag(parser, "--annotations", help="labels: all masks of train2017")
+    add_flag(parser, "--weak-annotations", help="labels: the weak images and points")
+    refining = parser.add_argument_group("maskrefinenet")
+    refining.add_argument("--teacher", type=Path, metavar="FILE", help="default: the released one")
+    add_flag(refining, "--records", help="masks of a teacher that has run already, in its place")
+    add_flag(refining, "--image-root", help="default: COCO's train2017")
     add_flag(parser, "--output", help="folder (default: output/reproduce/SUBSET_STAGE_SPLIT)")
     parser.add_argument(
         "--name", help="in the name of the server's file; letters, digits, _, - and ."
@@ -61,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         config_file=args.config_file,
         annotations=args.annotations,
         weak_annotations=args.weak_annotations,
+        teacher=args.teacher,
+        records=args.records,
+        image_root=args.image_root,
         name=args.name,
         output=args.output,
         overrides=tuple(args.opts),

@@ -14,9 +14,10 @@ from types import ModuleType
 
 import torch
 
+from wsis.cli.flags import current_spelling
 from wsis.runner import FlagValue, Machines, PipelineError, Run, dry_run, run_stages, set_aside
 
-RECIPES = {"pointwssis": "pointwssis"}  # name: module below wsis.cli
+RECIPES = {"pointwssis": "pointwssis", "weaksam": "weaksam"}  # name: module below wsis.cli
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,15 +76,16 @@ def overrides_of(opts: list[str]) -> dict[str, str]:
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
-def flags_of(text: str, option: str) -> dict[str, FlagValue]:
+def flags_of(text: str, option: str, command: str) -> dict[str, FlagValue]:
     """Options that are written as one word, "--size 64 --amp", as flags.
 
     Args:
         option: the option that has this value, for messages.
+        command: the command of `wsis` that they are for.
     """
     flags: dict[str, list[str]] = {}
     name = None
-    for word in shlex.split(text):
+    for word in current_spelling(command, shlex.split(text)):
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").partition("=")
             flags[name] = [value] if equals else []

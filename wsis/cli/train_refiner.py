@@ -3,8 +3,9 @@
     wsis train-refiner --annotations instances_train2017_10p_s.json --image-root coco/train2017 \\
         --records strong_1.jsonl strong_2.jsonl --output output/refiner
 
-OUTPUT gets last.pth, best.pth and metrics.json. The same command with --resume continues a killed
-run.
+By default training is the reference's, `--recipe paper`; `--recipe ours` and single options change
+it. OUTPUT gets last.pth, best.pth and metrics.json. The same command with --resume continues a
+killed run.
 """
 
 import argparse

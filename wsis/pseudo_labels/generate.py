@@ -25,6 +25,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from weaklabels.files import file_sha256
+from weaklabels.model_folder import weights_file
 from weaklabels.shards import RecordShards, ShardWriter
 from wsis.config import load_config
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, launch
@@ -149,7 +150,7 @@ def _made_from(settings: GenerateSettings, cfg: CfgNode, metadata: Metadata) -> 
         "json_sha256": file_sha256(PathManager.get_local_path(metadata.json_file)),
         "prompt": settings.prompt,
         "weights": cfg.MODEL.WEIGHTS,
-        "weights_sha256": file_sha256(weights),
+        "weights_sha256": file_sha256(weights_file(weights)),
         "keep_unmatched": settings.keep_unmatched,
         "model": cfg.MODEL.dump() + cfg.INPUT.dump(),
     }

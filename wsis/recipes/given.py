@@ -13,6 +13,11 @@ from weaklabels.coco import CocoFile
 from weaklabels.files import read_json
 from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from weaklabels.records import read_records
+from weaklabels.tags import read_tags
+from weaksam.clues import read_points
+from weaksam.clues.load import classifier_for
+from weaksam.proposals.files import read_proposal_file
+from weaksam.proposals.images import read_images
 from wsis.config import load_config
 from wsis.runner import Command
 from wsis.trained_model import load_trained
@@ -56,7 +61,8 @@ def check_refiner(path: Path, like: Path) -> str:
             f"{path} was trained for other categories ({classes}) than those of {like} "
             f"({len(names)})"
         )
-    return f"{len(checkpoint.model_state)} tensors, {checkpoint.config.encoder}"
+    recipe = f", recipe: {checkpoint.recipe}" if checkpoint.recipe else ""
+    return f"{len(checkpoint.model_state)} tensors, {checkpoint.config.encoder}{recipe}"
 
 
 def check_labels(path: Path, like: Path) -> str:
@@ -112,3 +118,27 @@ def check_json(path: Path) -> str:
     """A file of results or of figures."""
     content = read_json(path)
     return f"{len(content)} entries" if isinstance(content, list | dict) else "one value"
+
+
+def check_tags(path: Path) -> str:
+    """A tag file."""
+    tags = read_tags(path)
+    return f"{len(tags.images)} images, {len(tags.categories)} classes"
+
+
+def check_classifier(path: Path, tags: Path) -> str:
+    """A classifier, ours or a released one, for the classes of a tag file."""
+    model = classifier_for(path, read_tags(tags))
+    return f"{type(model).__name__} of {model.num_classes} classes"
+
+
+def check_points(path: Path) -> str:
+    """Points of clues."""
+    points = read_points(path)
+    return f"{sum(map(len, points.points))} points in {len(points)} images"
+
+
+def check_proposals(path: Path, tags: Path) -> str:
+    """Proposals of the images of a tag file."""
+    found = read_proposal_file(path, read_images(tags))
+    return f"{len(found.boxes)} boxes in {len(found.ids)} images"

@@ -4,13 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from weaklabels.coco import CocoFile
 from wsis.runner import FlagValue, Machines, PipelineError
 from wsis.sources import DataSource
 
+# Published figures: SPEC 3.6.
 REFERENCE_GPUS = 8  # the published schedules are for 8 GPUs with 2 images each
+IMAGES_PER_BATCH = 16
+REFERENCE_IMAGES = 118287  # of COCO's train2017
+SEED = 1
+EVAL_PERIOD = 5000  # iterations between evaluations, of teacher and student
 CHECKPOINT_PERIOD = 5000  # iterations between the teacher's checkpoints
+TEACHER_WARMUP, STUDENT_WARMUP = 3000, 1000  # iterations
 CHECKPOINTS_OF_A_SHORT_TEACHER = 9  # where MAX_ITER is overridden: about so many checkpoints
 FINAL_MODEL = "model_final.pth"
+VALIDATION_FLAG = "val-records"  # of MaskRefineNet's training: then it also writes best.pth
 TEACHER_CONFIG = "configs/PointWSSIS/R101_teacher.yaml"
 STUDENT_CONFIGS = {
     "solov2": "configs/PointWSSIS/R101_student.yaml",
@@ -18,8 +26,10 @@ STUDENT_CONFIGS = {
 }
 # Pseudo labels are RLE, which configs of polygons refuse.
 STUDENT_OPTIONS = {"solov2": {}, "mask_rcnn": {"INPUT.MASK_FORMAT": "bitmask"}}
-# Weak images without any label are trained on: nothing was found in them.
-UNLABELED_IMAGES = {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": "False"}
+# The teacher is judged as a maker of labels: its masks on the points of the validation images count
+# alike, whatever their scores.
+TEACHER_EVALUATION = {"MODEL.SOLOV2.EVAL_PSEUDO_LABEL": "True"}
+KEEP_UNLABELED = {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": "False"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,10 @@ class Plan:
     overrides: configuration of every training and generation.
     student_options: further configuration of the student alone.
     refiner_flags, split_flags: options of MaskRefineNet's training and of the split.
+    keep_batch_size: the published batch, learning rates and iterations on any number of GPUs.
+    keep_unlabeled: the student also trains on images without any label; the reference leaves out
+        those whose points all failed.
+    image_share: scales all iterations, see `images_of`.
     """
 
     source: DataSource
@@ -66,14 +80,36 @@ class Plan:
     refiner_flags: Mapping[str, FlagValue] = field(default_factory=dict)
     split_flags: Mapping[str, FlagValue] = field(default_factory=dict)
     with_refiner: bool = True
+    keep_batch_size: bool = False
+    keep_unlabeled: bool = False
+    image_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        gpus = self.machines.world_size
+        if self.keep_batch_size and gpus and self.batch % gpus:
+            raise PipelineError(
+                f"--keep-batch-size: {gpus} GPUs cannot share {self.batch} images evenly; use a "
+                "divisor of it, or leave the option out to have batch and schedule scaled"
+            )
+
+    @property
+    def batch(self) -> int:
+        """Images of a training step on the published number of GPUs."""
+        return int(self.overrides.get("SOLVER.IMS_PER_BATCH") or IMAGES_PER_BATCH)
+
+    @property
+    def reference_gpus(self) -> int:
+        """SOLVER.REFERENCE_WORLD_SIZE of the trainings; 0: nothing scales with the GPUs."""
+        own = self.overrides.get("SOLVER.REFERENCE_WORLD_SIZE")
+        if own:
+            return int(own)
+        published = self.machines.world_size in (0, REFERENCE_GPUS)
+        return 0 if published or self.keep_batch_size else REFERENCE_GPUS
 
     @property
     def scale(self) -> float:
         """Batch and learning rate of the trainings, of the published ones; see `teacher_solver`."""
-        world_size = self.machines.world_size
-        if world_size == 0 or self.overrides.get("SOLVER.REFERENCE_WORLD_SIZE"):
-            return 1.0
-        return world_size / REFERENCE_GPUS
+        return max(1, self.machines.world_size) / self.reference_gpus if self.reference_gpus else 1
 
     @property
     def strong(self) -> Path:
@@ -99,17 +135,30 @@ class Plan:
         """The teacher's final checkpoint."""
         return self.output / "teacher" / FINAL_MODEL
 
+    @property
+    def student(self) -> Path:
+        """The student's final checkpoint."""
+        return self.output / "student" / FINAL_MODEL
+
+    @property
+    def refiner(self) -> Path:
+        """The checkpoint that refines: the last, or the best where a validation was asked for."""
+        best = VALIDATION_FLAG in self.refiner_flags
+        return self.output / "refiner" / ("best.pth" if best else "last.pth")
+
 
 def teacher_solver(plan: Plan) -> tuple[dict[str, str], list[int]]:
-    """The teacher's SOLVER overrides, and the iterations whose checkpoints train the refiner.
+    """The teacher's overrides, and the iterations whose checkpoints train the refiner.
 
     An own SOLVER.MAX_ITER keeps the published proportions. With other than 8 GPUs
     SOLVER.REFERENCE_WORLD_SIZE scales batch and learning rate linearly and the iterations
     inversely, checkpoints included.
     """
-    published, own = plan.schedule, plan.overrides.get("SOLVER.MAX_ITER")
-    max_iter = int(own) if own else published.max_iter
-    period = max(1, max_iter // CHECKPOINTS_OF_A_SHORT_TEACHER) if own else CHECKPOINT_PERIOD
+    published = plan.schedule
+    max_iter = own_iterations(plan, published) or published.max_iter
+    period = CHECKPOINT_PERIOD
+    if max_iter != published.max_iter:
+        period = max(1, max_iter // CHECKPOINTS_OF_A_SHORT_TEACHER)
     period = int(plan.overrides.get("SOLVER.CHECKPOINT_PERIOD") or period)
     if period > max_iter:
         raise PipelineError(
@@ -123,14 +172,73 @@ def teacher_solver(plan: Plan) -> tuple[dict[str, str], list[int]]:
     last = round(max_iter / plan.scale) // scaled_period
     saved = [min(number, last) * scaled_period - 1 for number in numbers]
     options = {"SOLVER.MAX_ITER": str(max_iter), **steps(plan, max_iter, published)}
-    return {**options, "SOLVER.CHECKPOINT_PERIOD": str(period)}, saved
+    options |= {"SOLVER.CHECKPOINT_PERIOD": str(period), **common_solver(plan, TEACHER_WARMUP)}
+    return {**options, **without_own(plan, TEACHER_EVALUATION)}, saved
 
 
 def student_solver(plan: Plan) -> dict[str, str]:
-    """The student's overrides: unlabeled images, and the steps where MAX_ITER is an own one."""
+    """The student's overrides; the iterations and steps where they are not the published ones."""
+    own = own_iterations(plan, STUDENT_SCHEDULE)
+    iterations = {"SOLVER.MAX_ITER": str(own), **steps(plan, own, STUDENT_SCHEDULE)} if own else {}
+    unlabeled = without_own(plan, KEEP_UNLABELED) if plan.keep_unlabeled else {}
+    return {**common_solver(plan, STUDENT_WARMUP), **unlabeled, **iterations}
+
+
+def own_iterations(plan: Plan, published: Schedule) -> int | None:
+    """SOLVER.MAX_ITER where it is the user's own or scaled to the number of images."""
     own = plan.overrides.get("SOLVER.MAX_ITER")
-    unlabeled = {k: v for k, v in UNLABELED_IMAGES.items() if not plan.overrides.get(k)}
-    return {**unlabeled, **(steps(plan, int(own), STUDENT_SCHEDULE) if own else {})}
+    if own:
+        return int(own)
+    return None if plan.image_share == 1 else max(1, round(published.max_iter * plan.image_share))
+
+
+def common_solver(plan: Plan, warmup: int) -> dict[str, str]:
+    """What the schedules of teacher and student share; periods are scaled as the iterations."""
+    share = plan.image_share
+    options = {"SEED": str(SEED), "TEST.EVAL_PERIOD": str(max(1, round(EVAL_PERIOD * share)))}
+    if share != 1:
+        options["SOLVER.WARMUP_ITERS"] = str(round(warmup * share))
+    return without_own(plan, options)
+
+
+def without_own(plan: Plan, options: Mapping[str, str]) -> dict[str, str]:
+    """The options that the user has not set."""
+    return {key: value for key, value in options.items() if not plan.overrides.get(key)}
+
+
+def images_of(source: DataSource) -> float:
+    """Training images of a dataset relative to COCO's, which the published schedules are for.
+
+    Raises:
+        FileNotFoundError: the number is not known, and the annotation file is not there.
+    """
+    return (source.train_images or len(CocoFile(source.train_json).images)) / REFERENCE_IMAGES
+
+
+def describe_schedule(plan: Plan) -> list[str]:
+    """How the schedule of this run differs from the published one, for the user to read."""
+    gpus, scale, where = plan.machines.world_size, plan.scale, "on the CPU"
+    if gpus:
+        where = f"on {gpus} GPU{'s' * (gpus > 1)}"
+    batch = f"batches of {round(plan.batch * scale)} images {where}"
+    lines = [f"Schedule: {batch}, learning rates and iterations not scaled (published for 8 GPUs)"]
+    if scale != 1:
+        lines = [
+            f"Schedule: {batch}, learning rates x {scale:g}, iterations x {1 / scale:g}, scaled "
+            f"from {plan.reference_gpus} GPUs; --keep-batch-size keeps {plan.batch} images, "
+            "learning rates and iterations whatever the number of GPUs, as the reference does"
+        ]
+    if plan.image_share != 1:
+        lines.append(
+            f"Iterations: COCO's x {plan.image_share:.3g}, scaled to the number of training images"
+        )
+    elif not plan.source.is_reference:
+        lines.append(
+            "Iterations: COCO's for this share of images, as none are published for this dataset; "
+            f"--scale-to-images scales them to its images (COCO has {REFERENCE_IMAGES}"
+            + (f", it has {plan.source.train_images})" if plan.source.train_images else ")")
+        )
+    return lines
 
 
 def steps(plan: Plan, max_iter: int, published: Schedule) -> dict[str, str]:

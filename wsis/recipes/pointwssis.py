@@ -15,7 +15,6 @@ from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from wsis.recipes import given
 from wsis.recipes.plan import (
     FINAL_MODEL,
-    REFERENCE_GPUS,
     Plan,
     student_solver,
     teacher_solver,
@@ -36,8 +35,8 @@ def common_options(plan: Plan) -> dict[str, str]:
         options["MODEL.SOLOV2.NUM_CLASSES"] = str(plan.source.num_classes)
     if plan.machines.num_gpus == 0:
         options["MODEL.DEVICE"] = "cpu"
-    if plan.machines.world_size not in (0, REFERENCE_GPUS):
-        options["SOLVER.REFERENCE_WORLD_SIZE"] = str(REFERENCE_GPUS)
+    if plan.reference_gpus:
+        options["SOLVER.REFERENCE_WORLD_SIZE"] = str(plan.reference_gpus)
     return {**options, **plan.overrides}
 
 
@@ -176,7 +175,7 @@ def checkpoint(plan: Plan, iteration: int) -> Path:
 
 def refiner_stages(plan: Plan) -> list[Stage]:
     """Predictions of two teacher checkpoints on the strong images, and MaskRefineNet on them."""
-    images, folder = plan.source.image_root, plan.output / "refiner"
+    images, folder = plan.source.image_root, plan.refiner.parent
     stages, records = [], []
     for number, iteration in enumerate(teacher_solver(plan)[1], start=1):
         weights = checkpoint(plan, iteration)
@@ -192,23 +191,24 @@ def refiner_stages(plan: Plan) -> list[Stage]:
             )
         )
     flags = {"annotations": plan.strong, "image-root": images, "records": tuple(records)}
-    flags |= {"output": folder, "resume": True, "amp": plan.machines.num_gpus > 0}
+    flags |= {"output": folder, "recipe": "paper", "resume": True}
+    flags["amp"] = plan.machines.num_gpus > 0
     flags |= plan.refiner_flags
     refiner = Stage(
         "refiner",
         "MaskRefineNet on those masks",
         Command("train-refiner", flags=flags, launch=Launch.SPAWN),
         needs=(*records, plan.strong, images),
-        makes=(folder / "last.pth",),
+        makes=(plan.refiner,),
         folder=folder,
-        checks={folder / "last.pth": like_val(plan, given.check_refiner)},
+        checks={plan.refiner: like_val(plan, given.check_refiner)},
     )
     return [*stages, refiner]
 
 
 def pseudo_label_stages(plan: Plan) -> list[Stage]:
     """Point-guided masks on the weak images, refined and merged with the strong labels."""
-    images, refiner = plan.source.image_root, plan.output / "refiner" / "last.pth"
+    images, refiner = plan.source.image_root, plan.refiner
     records, refined = plan.output / "weak.jsonl", plan.output / "weak_refined.jsonl"
     what = "the teacher follows the points of the weak images"
     command = generate(plan, "w", "point", plan.teacher, records)
@@ -216,8 +216,9 @@ def pseudo_label_stages(plan: Plan) -> list[Stage]:
     stages = [records_stage("weak", what, command, needs, records, plan.weak)]
     if plan.with_refiner:
         flags = {"weights": refiner, "records": records, "image-root": images, "output": refined}
+        flags["annotations"] = plan.weak  # a released refiner does not say its categories
         command = Command("refine", flags=flags, launch=Launch.SPAWN)
-        needs = (refiner, records, images)
+        needs = (refiner, records, plan.weak, images)
         what = "MaskRefineNet improves them"
         stages.append(records_stage("refine", what, command, needs, refined, plan.weak))
     used = refined if plan.with_refiner else records

@@ -60,7 +60,7 @@ class Size:
     refiner: dict[str, FlagValue] = field(default_factory=dict)
 
 
-REFINER = {"encoder": "resnet18", "weights": "none", "workers": 1}
+REFINER = {"recipe": "ours", "encoder": "resnet18", "weights": "none", "workers": 1}
 # Chosen so that a run takes about ten minutes on two cores, and the smoke run under two.
 NORMAL = Size(
     train_images=600,

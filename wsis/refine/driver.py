@@ -14,6 +14,7 @@ from maskrefinenet.predictions import read_predictions
 from maskrefinenet.refiner import DEFAULT_BATCH_SIZE
 from weaklabels.coco import Annotations, load_annotations
 from weaklabels.files import file_sha256
+from weaklabels.model_folder import weights_file
 from weaklabels.records import Record
 from weaklabels.shards import RecordShards, ShardWriter
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
@@ -118,7 +119,7 @@ def _made_from(settings: RefineSettings, device: torch.device) -> dict[str, Any]
     annotations = settings.annotations
     return {
         "refiner": settings.refiner,
-        "weights_sha256": file_sha256(settings.weights),
+        "weights_sha256": file_sha256(weights_file(str(settings.weights))),
         "records_sha256": file_sha256(settings.records),
         "annotations_sha256": None if annotations is None else file_sha256(annotations),
         "batch_size": settings.batch_size,

@@ -9,15 +9,12 @@ it could not be told from a file of the user.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from weaklabels.files import atomic_text, file_sha256, read_json
 
 STARTED, FINISHED, GIVEN = "started", "finished", "given"
-PACKAGES = ("pointwssis", "torch", "torchvision", "numpy")
 LONGEST = 60  # characters shown of a value that differs
 
 
@@ -61,18 +58,6 @@ def read_marker(path: Path) -> Marker | None:
 def write_fields(path: Path, fields: dict[str, Any]) -> None:
     with atomic_text(path) as file:
         file.write(json.dumps(fields, indent=1) + "\n")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
-            found[name] = "not installed"
-    return found
 
 
 def file_note(path: Path) -> dict[str, Any]:

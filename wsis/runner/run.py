@@ -10,6 +10,7 @@ from typing import Any
 
 from weaklabels.files import atomic_text
 from weaklabels.locks import output_lock
+from wsis.versions import versions
 
 from .commands import python_path
 from .markers import (
@@ -20,7 +21,6 @@ from .markers import (
     file_note,
     note_path,
     read_marker,
-    versions,
     write_note,
 )
 from .stages import PipelineError, Run, Stage, State, find_states

@@ -10,8 +10,12 @@ from detectron2.data.catalog import MetadataCatalog
 from .builtin_meta import bdd100k_metadata, coco_metadata
 from .coco import register_coco_instances
 from .pascal_voc import register_pascal_voc
+from .tags import register_tags
 
-__all__ = ["register_all_bdd100k", "register_all_coco", "register_all_pascal_voc"]
+__all__ = [
+    *("register_all_bdd100k", "register_all_coco", "register_all_pascal_voc"),
+    *("register_all_pseudo_labels", "register_all_tags"),
+]
 
 _PERCENTAGES = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 _KINDS = (
@@ -44,12 +48,39 @@ _BDD100K_SPLITS = {
 
 _PASCAL_VOC_SPLITS = {
     2007: ("trainval", "train", "val", "test"),
-    2012: ("trainval", "train", "val"),
+    2012: ("trainval", "train", "val", "test"),
 }
 # Instance masks of VOC 2012, as tools/voc_to_coco.py writes them; "train_aug" includes SBD's.
 _PASCAL_VOC_MASK_SPLITS = ("train", "val", "train_aug")
 # Weakly supervised instance segmentation reports AP at these, in addition to COCO's.
 _PASCAL_VOC_MASK_IOU_THRESHOLDS = (0.25, 0.7)
+# Pseudo labels of WeakSAM, and its masks of VOC 2012: the reference's names and files.
+_PSEUDO_SPLITS = {  # dataset name: (image folder, annotation file), both below `root`
+    "voc_2007_trainval_wsl": ("VOC2007/JPEGImages", "VOC2007/pseudo_voc_2007_trainval"),
+    "voc_2012_trainval_wsl": ("VOC2012/JPEGImages", "VOC2012/pseudo_voc_2012_trainval"),
+    "coco_2014_pseudo_train": ("coco/train2014", "coco/annotations/pseudo_coco_2014_train"),
+    "coco_2017_train_wsss": ("coco/train2017", "coco/annotations/instances_train2017_wsss"),
+    "instances_train2017_wsss": ("coco/train2017", "coco/annotations/instances_train2017_wsss"),
+} | {
+    name: ("VOC2012/JPEGImages", f"VOC2012/{name}")
+    for name in ("voc_2012_train_aug_cocostyle_wsss", "voc_2012_val_cocostyle")
+}
+
+
+_TAG_SPLITS = {  # dataset name: (image folder, tag file)
+    f"voc_{year}_{split}_tags": (f"VOC{year}/JPEGImages", f"VOC{year}/annotations/tags_{split}")
+    for year, splits in _PASCAL_VOC_SPLITS.items()
+    for split in splits
+} | {
+    f"coco_{year}_train_tags": (f"coco/train{year}", f"coco/annotations/tags_train{year}")
+    for year in (2014, 2017)
+}
+
+
+def register_all_tags(root: str) -> None:
+    """Register the tag files that `wsis tags` wrote beside the annotations of VOC and COCO."""
+    for name, (images, json_file) in _TAG_SPLITS.items():
+        register_tags(name, {}, os.path.join(root, f"{json_file}.json"), os.path.join(root, images))
 
 
 def register_all_coco(root: str) -> None:
@@ -77,6 +108,16 @@ def register_all_pascal_voc(root: str) -> None:
     _register_all(folder, masks, {"extra_iou_thresholds": _PASCAL_VOC_MASK_IOU_THRESHOLDS})
 
 
+def register_all_pseudo_labels(root: str) -> None:
+    """Register the labels that WeakSAM makes from image tags, in `root`, and its masks to judge."""
+    for name, (images, annotations) in _PSEUDO_SPLITS.items():
+        metadata = coco_metadata() if annotations.startswith("coco/") else {}
+        if "_cocostyle" in name:
+            metadata = {"extra_iou_thresholds": _PASCAL_VOC_MASK_IOU_THRESHOLDS}
+        json_file = os.path.join(root, f"{annotations}.json")
+        register_coco_instances(name, metadata, json_file, os.path.join(root, images))
+
+
 def _register_all(folder: str, splits: dict[str, tuple[str, str]], metadata: dict) -> None:
     for name, (images, annotations) in splits.items():
         json_file = os.path.join(folder, "annotations", f"{annotations}.json")
@@ -87,3 +128,5 @@ _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 register_all_coco(_ROOT)
 register_all_bdd100k(_ROOT)
 register_all_pascal_voc(_ROOT)
+register_all_tags(_ROOT)
+register_all_pseudo_labels(_ROOT)

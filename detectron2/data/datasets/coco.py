@@ -27,6 +27,7 @@ from weaklabels.masks import (
 from weaklabels.points import checked_point
 
 from .coco_writer import convert_to_coco_dict, convert_to_coco_json
+from .tags import load_tags_json
 
 __all__ = [
     "convert_to_coco_dict",
@@ -68,6 +69,8 @@ def load_coco_json(
     and `annotations`. These have the keys `iscrowd`, `bbox`, `bbox_mode`, `category_id`,
     `segmentation` (RLEs compressed) and `point` that the file has.
 
+    A tag file gives dicts with `image_labels` and without `annotations`, see `load_tags_json`.
+
     Polygons of fewer than three corners are left out. So are instances that lose all polygons and
     have no point; a warning counts them.
 
@@ -82,6 +85,8 @@ def load_coco_json(
         points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
+    if "annotations" not in content and any("category_ids" in i for i in content["images"]):
+        return load_tags_json(json_file, image_root, dataset_name)
     images = checked_images(content["images"], json_file)
     check_links(image_root, (image["file_name"] for image in images.values()))
     category_ids = _load_categories(content, json_file, dataset_name)

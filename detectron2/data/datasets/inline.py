@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from .coco import register_coco_instances
+from .tags import register_tags
 
 __all__ = ["register_inline_datasets"]
 
@@ -15,16 +16,20 @@ _NAME = re.compile(r"[\w.-]+")
 _FORM = "name=annotations.json:image_folder"
 
 
-def register_inline_datasets(names: Iterable[str]) -> list[str]:
+def register_inline_datasets(names: Iterable[str], *, tags: bool = False) -> list[str]:
     """Register the COCO-format datasets among `names` that are given inline; returns plain names.
 
     `mydata=ann.json:images/` registers "mydata". The same dataset may be given again; another one
     under a registered name is a ValueError.
+
+    Args:
+        tags: the files are tag files, which say of an image what it shows and not where.
     """
-    return [_register(name) if "=" in name else name for name in names]
+    register = register_tags if tags else register_coco_instances
+    return [_register(name, register) if "=" in name else name for name in names]
 
 
-def _register(text: str) -> str:
+def _register(text: str, register: Callable[[str, dict, str, str], None]) -> str:
     name, json_file, image_root = _parse(text)
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
@@ -35,7 +40,7 @@ def _register(text: str) -> str:
                 f"image folder) = {known_files}; choose another name"
             )
         return name
-    register_coco_instances(name, {}, json_file, image_root)
+    register(name, {}, json_file, image_root)
     return name
 
 

@@ -130,12 +130,12 @@ def _check_strides(names: Sequence[str], strides: Sequence[int]) -> None:
 
 
 class LastLevelMaxPool(nn.Module):
-    """p6: every second value of p5."""
+    """One more level: every second value of the coarsest one, by default p6 of p5."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_feature: str = "p5") -> None:
         super().__init__()
         self.num_levels = 1
-        self.in_feature = "p5"
+        self.in_feature = in_feature
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, C, ceil(H / 2), ceil(W / 2))]."""
@@ -163,11 +163,14 @@ class LastLevelP6P7(nn.Module):
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """ResNet with a pyramid; its last level, usually p6, is pooled."""
+    bottom_up, in_features = build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES
+    coarsest = bottom_up.output_shape().get(in_features[-1]) if len(in_features) else None
+    level = "p5" if coarsest is None else f"p{int(math.log2(coarsest.stride))}"
     return FPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        bottom_up=bottom_up,
+        in_features=in_features,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=LastLevelMaxPool(level),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

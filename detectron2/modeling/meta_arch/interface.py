@@ -18,11 +18,14 @@ class MetaArchitecture:
             the network never reads any.
         supervision: what training reads of a dataset: "instances" (boxes, masks), or "tags" (the
             classes of an image) only.
+        adversary: a part of the network that is trained to raise the loss, with an optimizer of its
+            own; None if there is none.
     """
 
     num_classes_key: ClassVar[str | None] = None
     prompt_key: ClassVar[str | None] = None
     supervision: ClassVar[str] = "instances"
+    adversary: nn.Module | None = None
 
     @classmethod
     def num_classes(cls, cfg: CfgNode) -> int | None:
@@ -38,6 +41,11 @@ class MetaArchitecture:
     def evaluation_mode(cls, cfg: CfgNode) -> str | None:
         """Why the results are not a detector's AP, in words for reports; None if they are."""
         return None
+
+    @staticmethod
+    def convert_weights(weights: dict[str, Any]) -> dict[str, Any]:
+        """Weights of a checkpoint by the names of the network; by default they have them."""
+        return weights
 
     @classmethod
     def prepare_dataset(

@@ -1,7 +1,7 @@
 """The second stage: classes, boxes and masks of proposed regions."""
 
 from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
-from .fast_rcnn import FastRCNNOutputLayers
+from .fast_rcnn import ROI_BOX_PREDICTOR_REGISTRY, FastRCNNOutputLayers, build_box_predictor
 from .mask_head import (
     ROI_MASK_HEAD_REGISTRY,
     BaseMaskRCNNHead,

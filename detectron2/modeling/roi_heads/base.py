@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.matcher import MATCHERS, Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.sampling import IGNORED, subsample_labels
 from detectron2.structures import ImageList, Instances, pairwise_iou
@@ -76,12 +76,16 @@ class ROIHeads(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Constructor arguments from `MODEL.ROI_HEADS`."""
         node = cfg.MODEL.ROI_HEADS
+        if node.MATCHER not in MATCHERS:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.MATCHER={node.MATCHER!r}; expected one of {list(MATCHERS)}"
+            )
         return {
             "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": node.POSITIVE_FRACTION,
             "num_classes": node.NUM_CLASSES,
             "proposal_append_gt": node.PROPOSAL_APPEND_GT,
-            "proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS),
+            "proposal_matcher": MATCHERS[node.MATCHER](node.IOU_THRESHOLDS, node.IOU_LABELS),
         }
 
     @torch.no_grad()

@@ -15,6 +15,15 @@ from detectron2.modeling.box_regression import (
 )
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.registry import Registry
+
+# Called as f(cfg, input_shape: ShapeSpec); work as `FastRCNNOutputLayers` does.
+ROI_BOX_PREDICTOR_REGISTRY = Registry("ROI_BOX_PREDICTOR")
+
+
+def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """Box predictor `cfg.MODEL.ROI_BOX_HEAD.PREDICTOR` on features of this shape."""
+    return ROI_BOX_PREDICTOR_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)(cfg, input_shape)
 
 
 def fast_rcnn_inference(
@@ -98,6 +107,7 @@ def _log_classification_stats(
         get_event_storage().put_scalar(f"{prefix}/{name}", value)
 
 
+@ROI_BOX_PREDICTOR_REGISTRY.register()
 class FastRCNNOutputLayers(nn.Module):
     """Two linear layers: scores of K classes and the background, and deltas of boxes.
 

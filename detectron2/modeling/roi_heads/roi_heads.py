@@ -18,7 +18,7 @@ from detectron2.modeling.roi_heads.base import (  # noqa: F401 (imported from he
     select_foreground_proposals,
 )
 from detectron2.modeling.roi_heads.box_head import build_box_head
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import build_box_predictor
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.structures import Boxes, ImageList, Instances
 
@@ -100,7 +100,7 @@ class Res5ROIHeads(ROIHeads):
             "in_features": in_features,
             "pooler": pooler,
             "res5": res5,
-            "box_predictor": FastRCNNOutputLayers(cfg, averaged),
+            "box_predictor": build_box_predictor(cfg, averaged),
         }
         if cfg.MODEL.MASK_ON:
             result["mask_head"] = build_mask_head(cfg, pooled._replace(channels=channels))
@@ -229,7 +229,7 @@ class StandardROIHeads(ROIHeads):
             "box_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
             "box_pooler": pooler,
             "box_head": box_head,
-            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+            "box_predictor": build_box_predictor(cfg, box_head.output_shape),
         }
 
     @classmethod

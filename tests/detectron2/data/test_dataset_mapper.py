@@ -2,6 +2,7 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from PIL import Image
@@ -162,3 +163,52 @@ def test_a_config_makes_the_mapper(sample):
     assert train.recompute_boxes and not test.recompute_boxes
     assert "instances" in train(sample) and "instances" not in test(sample)
     assert "instances" in DatasetMapper(cfg, False, keep_annotations=True)(sample)
+
+
+def jittering_config(size=24, scales=(0.5, 2.0), flip="none"):
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT, cfg.INPUT.RANDOM_FLIP = True, "bitmask", flip
+    cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.IMAGE_SIZE = "coco_instance_lsj", size
+    cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = scales
+    return cfg
+
+
+def test_jittered_images_are_squares_with_tight_boxes(sample):
+    sample["annotations"][0] |= {"segmentation": rle(sample["annotations"][0], 30, 40)}
+    mapping = DatasetMapper(jittering_config(flip="horizontal"), True)
+    np.random.seed(0)
+    counts, padded, cropped = set(), 0, 0
+    for _ in range(40):
+        x = mapping(copy.deepcopy(sample))
+        assert x["image"].shape == (3, 24, 24)
+        instances = x["instances"]
+        counts.add(len(instances))
+        assert instances.gt_masks.nonempty().all()
+        tight = instances.gt_masks.get_bounding_boxes().tensor
+        torch.testing.assert_close(instances.gt_boxes.tensor, tight)
+        is_padding = (x["image"] == 128).all(0)
+        assert not (instances.gt_masks.tensor & is_padding).any()
+        padded += bool(is_padding[-1].all())
+        cropped += not is_padding.any()
+    assert counts == {1, 2} and padded > 5 and cropped > 5
+
+
+def rle(annotation, height, width):
+    """An annotation's polygons as a compressed RLE."""
+    return mask_util.merge(mask_util.frPyObjects(annotation["segmentation"], height, width))
+
+
+def test_the_scale_of_jittering_is_relative_to_the_square(sample):
+    x = DatasetMapper(jittering_config(40, (0.5, 0.5)), True)(copy.deepcopy(sample))
+    assert (x["image"] != 128).any(0).nonzero().amax(0).tolist() == [14, 19]  # of 15 x 20
+    box = x["instances"].gt_boxes.tensor[0]
+    torch.testing.assert_close(box, torch.tensor([1.0, 1.0, 4.0, 4.0]))
+
+
+def test_testing_resizes_without_jittering(sample):
+    cfg = jittering_config()
+    cfg.INPUT.MIN_SIZE_TEST = 60
+    assert DatasetMapper(cfg, False)(sample)["image"].shape == (3, 60, 80)
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    with pytest.raises(ValueError, match="'mask_former_semantic'; expected '' or a name"):
+        DatasetMapper(cfg, True)

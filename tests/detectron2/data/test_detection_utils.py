@@ -145,6 +145,13 @@ def test_metadata_of_joined_datasets_must_agree(caplog):
         utils.check_metadata_consistency("thing_classes", [])
 
 
+@pytest.mark.parametrize(("flip", "kept"), [("horizontal", 1), ("vertical", 2), ("none", 1)])
+def test_hflip_train_false_leaves_out_horizontal_flips(flip, kept):
+    cfg = get_cfg()
+    cfg.merge_from_list(["INPUT.HFLIP_TRAIN", "False", "INPUT.RANDOM_FLIP", flip])
+    assert len(utils.build_augmentation(cfg, is_train=True)) == kept
+
+
 def test_the_config_s_augmentations():
     cfg = get_cfg()
     resize, flip = utils.build_augmentation(cfg, is_train=True)

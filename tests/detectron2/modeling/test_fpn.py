@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, Backbone
+from detectron2.modeling import FPN, Backbone, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
 
@@ -56,6 +57,17 @@ def test_max_pool_takes_every_second_value():
     outputs = fpn(torch.randn(1, 1, 96, 64))
     assert torch.equal(outputs["p6"], outputs["p5"][:, :, ::2, ::2])
     assert fpn.output_shape()["p6"] == ShapeSpec(channels=8, stride=64)
+
+
+def test_a_pyramid_without_res5_pools_its_own_coarsest_level():
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    outputs = build_backbone(cfg)(torch.randn(1, 3, 64, 32))
+    assert list(outputs) == ["p3", "p4", "p5"]
+    assert torch.equal(outputs["p5"], outputs["p4"][:, :, ::2, ::2])
 
 
 @pytest.mark.parametrize("in_feature", ["res5", "p5"])

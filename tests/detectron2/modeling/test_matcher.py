@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from detectron2.modeling.matcher import Matcher
+from detectron2.config import get_cfg
+from detectron2.modeling.matcher import Matcher, TopKMatcher
+from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.modeling.sampling import subsample_labels
 
 
@@ -84,3 +86,33 @@ def test_samples_are_random():
     labels = torch.zeros(1000, dtype=torch.int64)
     first, second = (subsample_labels(labels, 100, 0.5, bg_label=0)[1] for _ in range(2))
     assert not torch.equal(first, second)
+
+
+def test_top_matches_equal_a_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    for num_gt, count, top in ((1, 40, 3), (4, 40, 3), (3, 2, 3), (5, 7, 1)):
+        quality = torch.randint(0, 11, (num_gt, count), generator=generator) / 10
+        matches, labels = TopKMatcher([0.5], [0, 1], top)(quality)
+        rows = [[round(value, 1) for value in row] for row in quality.tolist()]
+        chosen = [sorted(range(count), key=lambda n: -row[n])[:top] for row in rows]  # noqa: B023
+        for n in range(count):
+            own = [g for g in range(num_gt) if n in chosen[g] and rows[g][n] >= 0.5]
+            assert labels[n] == bool(own)
+            if own:
+                assert matches[n] == max(own, key=lambda g: rows[g][n])  # noqa: B023
+
+
+def test_top_matches_of_nothing():
+    matcher = TopKMatcher([0.5], [0, 1])
+    assert matcher(torch.zeros(0, 3))[1].tolist() == [0, 0, 0]
+    assert matcher(torch.zeros(2, 0))[0].shape == (0,)
+
+
+def test_heads_take_the_matcher_of_the_config():
+    cfg = get_cfg()
+    for name, kind in (("iou", Matcher), ("topk", TopKMatcher)):
+        cfg.MODEL.ROI_HEADS.MATCHER = name
+        assert type(ROIHeads.from_config(cfg)["proposal_matcher"]) is kind
+    cfg.MODEL.ROI_HEADS.MATCHER = "best"
+    with pytest.raises(ValueError, match="MATCHER='best'; expected one of"):
+        ROIHeads.from_config(cfg)

@@ -181,6 +181,21 @@ def test_rates_are_multiplied_by_the_factors_of_a_name():
         build_optimizer(cfg, model)
 
 
+def test_a_backbone_learns_slower_and_embeddings_do_not_decay():
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "ADAMW", 1e-4, 0.05
+    cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.1, 0.0
+    model = nn.ModuleDict({"backbone": Net(), "head": nn.Linear(2, 2), "query": nn.Embedding(3, 2)})
+    options = options_by_name(model, build_optimizer(cfg, model).param_groups)
+    for name, own in options.items():
+        assert own["lr"] == pytest.approx(1e-5 if name.startswith("backbone") else 1e-4), name
+        free = name == "query.weight" or "norm" in name
+        assert own["weight_decay"] == (0.0 if free else 0.05), name
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
+    options = options_by_name(model, build_optimizer(cfg, model).param_groups)
+    assert options["query.weight"]["weight_decay"] == 0.05
+
+
 def clipping_config(kind: str, value: float = 1.0, norm_type: float = 2.0):
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 1.0
@@ -196,6 +211,7 @@ CLIPPED = {
     ("value", 2.0): ([1.0, -1.0], [0.3, -0.4]),
     ("norm", 2.0): ([0.6, -0.8], [0.3, -0.4]),
     ("norm", float("inf")): ([0.75, -1.0], [0.3, -0.4]),
+    ("full_model", float("inf")): ([0.75, -1.0], [0.075, -0.1]),
 }
 
 
@@ -207,14 +223,43 @@ def model_with_gradients() -> nn.ParameterList:
 
 
 @pytest.mark.parametrize("kind, norm_type", CLIPPED)
-def test_gradients_are_clipped_parameter_by_parameter(kind, norm_type):
+def test_gradients_are_clipped_by_parameter_or_together(kind, norm_type):
     model = model_with_gradients()
     build_optimizer(clipping_config(kind, norm_type=norm_type), model).step()
     for parameter, want in zip(model, CLIPPED[kind, norm_type], strict=True):
         torch.testing.assert_close(-parameter.data, torch.tensor(want))
 
 
-@pytest.mark.parametrize("kind", ["value", "norm"])
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_the_norm_of_the_whole_model_is_clipped(optimizer):
+    cfg = clipping_config("full_model", value=0.5)
+    cfg.SOLVER.OPTIMIZER = optimizer
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape)
+    whole = torch.cat([p.grad.flatten() for p in model.parameters()])
+    build_optimizer(cfg, model).step()
+    got = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(got, whole * 0.5 / whole.norm())
+
+
+def test_mixed_precision_clips_gradients_without_their_scale():
+    cfg = clipping_config("full_model", value=0.5)
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.AMP.ENABLED = "ADAMW", True
+    model = nn.Linear(3, 4)
+    optimizer = build_optimizer(cfg, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loss = model(torch.ones(1, 3)).square().sum()
+    want = torch.autograd.grad(loss, [*model.parameters()], retain_graph=True)
+    norm = torch.cat([w.flatten() for w in want]).norm()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    for parameter, own in zip(model.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, own * (0.5 / norm).clamp(max=1))
+    assert norm > 0.5
+
+
+@pytest.mark.parametrize("kind", ["value", "norm", "full_model"])
 def test_parameters_without_a_gradient_are_left_alone(kind):
     model = model_with_gradients()
     model[0].grad = None
@@ -253,6 +298,6 @@ def test_no_clipping_leaves_the_class_alone():
 
 
 def test_clip_types():
-    assert {kind.value for kind in GradientClipType} == {"value", "norm"}
-    with pytest.raises(ValueError, match=r"CLIP_TYPE='both'.*\['value', 'norm'\]"):
+    assert {kind.value for kind in GradientClipType} == {"value", "norm", "full_model"}
+    with pytest.raises(ValueError, match=r"CLIP_TYPE='both'.*\['value', 'norm', 'full_model'\]"):
         build_optimizer(clipping_config("both"), Net())

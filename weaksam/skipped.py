@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from weaklabels.tags import skipped_path, write_json
+from weaklabels.files import write_json
+from weaklabels.tags import skipped_path
 
 
 def write_skipped(output: str | Path, entries: list[dict[str, Any]]) -> Path:

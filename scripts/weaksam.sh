@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train and evaluate WeakSAM's weak detector on one dataset, from image tags to boxes:
+#   scripts/weaksam.sh voc07|voc12|coco14|own [--detector mist|oicr] [--until STAGE] [--from STAGE] [--dry-run] [KEY VALUE ...]
+# Finished stages are skipped, broken ones resume. `--help` lists every flag; the environment sets
+# DETECTRON2_DATASETS, OUTPUT_DIR, NUM_GPUS, and NNODES, NODE_RANK, MASTER_ADDR on several machines.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ -z ${VIRTUAL_ENV:-} && -f ${VENV:-.venv}/bin/activate ]]; then
+  source "${VENV:-.venv}/bin/activate"
+fi
+export PYTHONPATH="$PWD:$PWD/AdelaiDet${PYTHONPATH:+:$PYTHONPATH}"
+exec python -m wsis run weaksam "$@"

@@ -1,0 +1,204 @@
+"""What decides a run of WeakSAM: the datasets, the detectors with published schedules, the plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weaksam.segmenters.segment_anything import FILES, URL
+from weaksam.segmenters.spec import parse_spec
+from wsis.recipes.plan import tuple_text
+from wsis.runner import FlagValue, Machines
+
+DETECTORS = {  # by the name of the head; {} is the dataset
+    "mist": "configs/WeakSAM/{}_mist.yaml",
+    "oicr": "configs/WeakSAM/{}_oicr.yaml",
+}
+SEGMENTER = "segment_anything:vit_h:sam_vit_h_4b8939.pth"  # the paper's
+PROPOSALS = ("points", "selective_search")
+STAGES = ("classifier", "points", "proposals", "wsod")  # what --until may name
+# The classifier that the paper took for VOC and COCO, with the published schedule of its training.
+CLASSIFIER = {"network": "weaktr"}
+POINT_SOURCES = {"weaktr": ("coarse", "fine", "cross"), "cam": ("coarse",)}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one part of a dataset.
+
+    images: their folder.  tags: flags of `wsis tags` that read which classes they show.
+    truth: flags of commands that measure, and where true boxes are.
+    """
+
+    images: Path
+    tags: Mapping[str, FlagValue]
+    truth: Mapping[str, FlagValue]
+
+
+@dataclass(frozen=True)
+class WeakSource:
+    """Where a dataset lies.
+
+    test_name: what DATASETS.TEST says for the test images and their truth.
+    reads: files and folders that have to be there.  how_to_get: what to do where they are not.
+    difficult: whether the source marks objects as difficult, which only the classifier learns from.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    test_name: str
+    reads: tuple[Path, ...]
+    how_to_get: str
+    difficult: bool = False
+
+
+def voc(datasets: Path, year: int, test_split: str) -> WeakSource:
+    """Pascal VOC below the folder `datasets`; its detectors train on trainval."""
+    folder = datasets / f"VOC{year}"
+
+    def split(name: str) -> Split:
+        flags = {"voc": folder, "split": name}
+        return Split(folder / "JPEGImages", flags, flags)
+
+    return WeakSource(
+        name=f"voc{year % 100:02}",
+        train=split("trainval"),
+        test=split(test_split),
+        test_name=f"voc_{year}_{test_split}",
+        reads=(folder / "JPEGImages", folder / "Annotations"),
+        how_to_get=f"download VOC {year} (trainval{', test' if test_split == 'test' else ''}) from "
+        f"host.robots.ox.ac.uk/pascal/VOC and unpack it, so that {folder} holds JPEGImages, "
+        "Annotations and ImageSets, or point DETECTRON2_DATASETS at the parent of that folder",
+        difficult=True,
+    )
+
+
+def coco14(datasets: Path) -> WeakSource:
+    """COCO 2014 below the folder `datasets`: train, measured on val."""
+    folder = datasets / "coco"
+
+    def split(name: str) -> Split:
+        annotations = folder / "annotations" / f"instances_{name}2014.json"
+        flags = {"coco": annotations, "split": f"{name}2014"}
+        return Split(folder / f"{name}2014", flags, {"annotations": annotations})
+
+    return WeakSource(
+        name="coco14",
+        train=split("train"),
+        test=split("val"),
+        test_name="coco_2014_val",
+        reads=(folder / "train2014", folder / "val2014"),
+        how_to_get="download COCO 2014 (train2014, val2014, annotations) from cocodataset.org and "
+        f"unpack it into {folder}, or point DETECTRON2_DATASETS at its parent folder",
+    )
+
+
+def own_data(train_json: Path, train_root: Path, val_json: Path, val_root: Path) -> WeakSource:
+    """Two COCO-format files; only the tags of the first one are learned from."""
+    parts = [
+        Split(root, {"coco": file, "split": split}, {"annotations": file})
+        for file, root, split in ((train_json, train_root, "train"), (val_json, val_root, "val"))
+    ]
+    return WeakSource(
+        name="own",
+        train=parts[0],
+        test=parts[1],
+        test_name=f"{val_json.stem}_boxes={val_json}:{val_root}",
+        reads=(train_json, train_root, val_json, val_root),
+        how_to_get="give --train-json, --image-root, --val-json and --val-root",
+    )
+
+
+WEAK_SOURCES = {
+    "voc07": lambda datasets: voc(datasets, 2007, "test"),
+    # The boxes of VOC 2012's test are not public; its val is a part of trainval.
+    "voc12": lambda datasets: voc(datasets, 2012, "val"),
+    "coco14": coco14,
+}
+
+
+def classifier_file(output: Path) -> Path:
+    """Where the classifier of a run is."""
+    return output / "classifier" / "classifier.pth"
+
+
+@dataclass(frozen=True)
+class WeakPlan:
+    """All that decides the stages of one run.
+
+    config: of the weak detector.  overrides: of its configuration, by the user.
+    classifier: flags of its training; `network` decides which points there are.
+    points: flags of the search for them.
+    proposals: kind of PROPOSALS.  proposal_flags: of their command, such as the segmenter.
+    until: the last stage, one of STAGES.
+    """
+
+    source: WeakSource
+    output: Path
+    machines: Machines
+    config: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    classifier: Mapping[str, FlagValue] = field(default_factory=lambda: CLASSIFIER)
+    classifier_config: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[str, FlagValue] = field(default_factory=dict)
+    proposals: str = "points"
+    proposal_flags: Mapping[str, FlagValue] = field(
+        default_factory=lambda: {"segmenter": SEGMENTER}
+    )
+    until: str = STAGES[-1]
+
+    @property
+    def point_sources(self) -> tuple[str, ...]:
+        kind = "weaktr" if self.classifier["network"] == "weaktr" else "cam"
+        return POINT_SOURCES[kind]
+
+    @property
+    def weights(self) -> Path:
+        """The classifier."""
+        return classifier_file(self.output)
+
+    @property
+    def segmenter_file(self) -> Path | None:
+        """The segmenter's own file, where it has one that has to be there."""
+        name = self.proposal_flags.get("segmenter")
+        place = parse_spec(str(name)).place if self.proposals == PROPOSALS[0] and name else ""
+        is_file = place and not str(name).startswith("transformers:")
+        return Path(place) if is_file else None
+
+    def tags(self, part: str) -> Path:
+        """Tag file of "train" or "test", or of "clues": train with classes of difficult objects."""
+        return self.output / f"tags_{part}.json"
+
+    def proposal_file(self, part: str, kind: str | None = None) -> Path:
+        """Proposals of "train" or "test"."""
+        return self.output / f"proposals_{part}_{kind or self.proposals}.npz"
+
+    def inline(self, part: str) -> str:
+        """What DATASETS.TRAIN or TEST say for the tagged images of a part."""
+        split = getattr(self.source, part)
+        name = f"{self.output.name}_{self.source.name}_{part}_tags"
+        return f"{name}={self.tags(part).absolute()}:{split.images}"
+
+
+def how_to_get_segmenter(path: Path) -> str:
+    """What to do where the file of a segmenter is missing."""
+    known = {name: size for name, size, *_ in FILES.values()}
+    if path.name not in known:
+        return "give --segmenter the path of its file"
+    return (
+        f"download it ({known[path.name]}) from {URL}{path.name}, give its path by --segmenter, or "
+        "take the small one of this package, --segmenter tiny"
+    )
+
+
+def datasets(train: str, train_proposals: Path, test: str, test_proposals: Path) -> dict[str, str]:
+    """The keys that name images and proposals; "" names none."""
+    named = {
+        "TRAIN": (train, "PROPOSAL_FILES_TRAIN", train_proposals),
+        "TEST": (test, "PROPOSAL_FILES_TEST", test_proposals),
+    }
+    keys = {}
+    for split, (name, proposals_key, proposals) in named.items():
+        keys[f"DATASETS.{split}"] = tuple_text([name] if name else [])
+        keys[f"DATASETS.{proposals_key}"] = tuple_text([str(proposals)] if name else [])
+    return keys
