@@ -1,6 +1,8 @@
 """Fixtures shared by the tests of several packages."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,20 @@ import pytest
 import torch
 
 from tests.weaklabels.coco_samples import make_coco
+
+
+LOGGERS = ("detectron2", "adet", "fvcore", "weaksam")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A training in this process sets loggers up; the next test finds them as they were."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
+        logger.propagate, logger.handlers = propagate, handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

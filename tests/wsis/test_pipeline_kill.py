@@ -1,11 +1,9 @@
 """A small run of coco_10p.sh, killed once in every stage: it finishes all the same."""
 
 import json
-import os
 import re
-import signal
 import subprocess
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,13 @@ import pytest
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from tests.documentation import small_pipeline
 from tests.programs import make_shapes
-from wsis.runner import ROOT
-from wsis.runner.markers import FINISHED, STARTED, read_marker
+from tests.wsis import killing
+from tests.wsis.killing import kill_in, state
+from wsis.runner.markers import FINISHED
 
 STAGES = ("split", "teacher", "strong_1", "strong_2", "refiner", "weak", "refine", "merge")
 TRAINING = ("teacher", "student")
 EVERY_ITERATION = ("SOLVER.CHECKPOINT_PERIOD", "1")
-PATIENCE = 30.0  # seconds for a stage to be marked as started once it is announced
 
 
 def make_coco(datasets: Path) -> None:
@@ -34,49 +32,11 @@ def make_coco(datasets: Path) -> None:
 
 
 def start(datasets: Path, output: Path, *more: str) -> subprocess.Popen:
-    given = {"OUTPUT_DIR": str(output), "DETECTRON2_DATASETS": str(datasets)}
-    return subprocess.Popen(
-        [*small_pipeline(), *EVERY_ITERATION, *more],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NUM_GPUS": "0"} | given,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def state(output: Path, stage: str) -> str | None:
-    marker = read_marker(output / "stages" / f"{stage}.json")
-    return marker and marker.state
-
-
-def kill_in(stage: str, datasets: Path, output: Path) -> None:
-    """Kill a run in a stage: in a training once it has saved something, elsewhere at once."""
-    process = start(datasets, output)
-    work = "Saving checkpoint" if stage in TRAINING else f"] {stage}: "
-    reached, lines = False, []
-    for line in process.stdout:
-        lines.append(line)
-        reached = reached or f"] {stage}: " in line
-        if reached and work in line:
-            break
-    latest = time.monotonic() + PATIENCE
-    while reached and state(output, stage) != STARTED and time.monotonic() < latest:
-        time.sleep(0.01)
-    assert process.poll() is None, "".join(lines[-30:])
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
-    assert state(output, stage) == STARTED
+    return killing.start([*small_pipeline(), *EVERY_ITERATION, *more], datasets, output)
 
 
 def finish(datasets: Path, output: Path, *more: str) -> str:
-    """What a run prints when it is left to run to its end."""
-    process = start(datasets, output, *more)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed[-3000:]
-    return printed
+    return killing.finish(start(datasets, output, *more))
 
 
 @pytest.mark.slow
@@ -84,7 +44,8 @@ def test_killed_in_every_stage_the_run_finishes(tmp_path):
     datasets, output = tmp_path / "datasets", tmp_path / "output"
     make_coco(datasets)
     for stage in (*STAGES, "student"):
-        kill_in(stage, datasets, output)
+        work = "Saving checkpoint" if stage in TRAINING else f"] {stage}: "
+        kill_in(stage, partial(start, datasets, output), output, work)
     printed = finish(datasets, output)
     assert all(f"] {stage}: finished, skipped" in printed for stage in STAGES)
     heads = [line for line in printed.splitlines() if re.match(r"\[\d/9\] ", line)]

@@ -72,10 +72,13 @@ def make_plan(args: argparse.Namespace) -> WeakPlan:
         machines=machines_of(),
         config=args.config_file or config,
         overrides=overrides_of(args.opts),
-        classifier={**CLASSIFIER, **flags_of(args.classifier, "--classifier")},
-        points=flags_of(args.points, "--points"),
+        classifier={**CLASSIFIER, **flags_of(args.classifier, "--classifier", "clues")},
+        points=flags_of(args.points, "--points", "clues"),
         proposals=args.proposals,
-        proposal_flags={**segmenter, **flags_of(args.proposal_options, "--proposal-options")},
+        proposal_flags={
+            **segmenter,
+            **flags_of(args.proposal_options, "--proposal-options", "proposals"),
+        },
         until=args.until,
     )
 

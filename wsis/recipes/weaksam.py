@@ -82,7 +82,7 @@ def point_stages(plan: WeakPlan, part: str) -> list[Stage]:
     makes = tuple(folder / f"points_{source}.npz" for source in plan.point_sources)
     flags = {"weights": plan.weights, "tags": tags, "image-root": images, "output": folder}
     flags |= {"labels": "given" if part == "train" else "predicted", **plan.points}
-    command = Command("clues", ("points",), flags, launch=Launch.SPAWN)
+    command = Command("clues", ("points",), flags, launch=Launch.SHARE)
     check = Check(given.check_points)
     stages = [
         Stage(
@@ -125,7 +125,7 @@ def proposal_stage(plan: WeakPlan, part: str) -> Stage:
         command = Command("proposals", ("grid",), {**flags, **plan.proposal_flags})
     what = f"boxes that may hold an object ({plan.proposals}) of the images for {part}"
     check = Check(partial(given.check_proposals, tags=tags), (tags,))
-    command = replace(command, launch=Launch.SPAWN)
+    command = replace(command, launch=Launch.SHARE)
     return Stage(output.stem, what, command, needs, (output,), checks={output: check})
 
 

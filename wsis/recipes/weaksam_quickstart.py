@@ -65,7 +65,7 @@ class Size:
     grid: int
 
 
-NORMAL = Size(train_images=1500, val_images=200, epochs=12, iterations=750, grid=8)
+NORMAL = Size(train_images=1000, val_images=150, epochs=12, iterations=750, grid=8)
 SMOKE = Size(train_images=24, val_images=8, epochs=1, iterations=4, grid=4)
 
 
@@ -143,7 +143,7 @@ def cam_box_stage(plan: WeakPlan, part: str) -> Stage:
     output = cam_boxes(plan, part)
     labels = "given" if part == "train" else "predicted"
     flags = {"weights": plan.weights, "tags": tags, "image-root": images, "output": output}
-    command = Command("clues", ("boxes",), {**flags, "labels": labels}, launch=Launch.SPAWN)
+    command = Command("clues", ("boxes",), {**flags, "labels": labels}, launch=Launch.SHARE)
     what, needs = f"one box for each class of the images for {part}", (plan.weights, tags, images)
     checks = {output: Check(given.check_json)}
     return Stage(output.stem, what, command, needs, (output,), checks=checks)

@@ -56,6 +56,7 @@ class Launch(Enum):
 
     ONE = "it is one process"
     SPAWN = "it starts one process per GPU itself (--num-gpus)"
+    SHARE = "as SPAWN, and without a GPU one per CPU: its processes share the images"
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,13 @@ class Command:
     def argv(self, machines: Machines) -> list[str]:
         """The words to run, or for a person to type."""
         words, spawn = [sys.executable], []
-        if self.launch is Launch.SPAWN:
+        if self.launch is not Launch.ONE:
             if machines.num_nodes > 1:
                 words = list(machines.launcher)
             else:
                 spawn = ["--num-gpus", str(machines.num_gpus)]
+                if self.launch is Launch.SHARE and machines.num_gpus == 0:
+                    spawn += ["--num-processes", str(len(os.sched_getaffinity(0)))]
         words += [*_program_words(self.program), *self.arguments, *spawn]
         for name, value in self.inputs()["flags"].items():
             values = [] if value is True else value if isinstance(value, list) else [value]

@@ -206,7 +206,9 @@ def test_defaults_and_the_upstream_list_do_not_overlap():
 
 
 def test_every_default_is_read_somewhere():
-    sources = [p for package in ("detectron2", "AdelaiDet") for p in (ROOT / package).rglob("*.py")]
+    sources = [
+        p for package in ("detectron2", "AdelaiDet", "wsis") for p in (ROOT / package).rglob("*.py")
+    ]
     code = "\n".join(p.read_text() for p in sources if p.parent.name != "config")
     names = {key.rpartition(".")[2] for key in leaf_items(_C)} - {"VERSION"}
     assert not {name for name in names if not re.search(rf"\.{name}\b", code)}
