@@ -11,7 +11,6 @@ import torch
 
 from tests.weaklabels.coco_samples import make_coco
 
-
 LOGGERS = ("detectron2", "adet", "fvcore", "weaksam")
 
 
