@@ -28,7 +28,6 @@ BLOCKS_PER_STAGE = {
 }
 # From this depth on, blocks are bottlenecks: their output has 4 times the channels of the middle.
 BOTTLENECK_DEPTH = 50
-BOTTLENECK_EXPANSION = 4
 
 
 class ResNet(Backbone):
@@ -159,36 +158,6 @@ class ResNet(Backbone):
                 )
             )
         return blocks
-
-    @staticmethod
-    def make_default_stages(
-        depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs: Any
-    ) -> list[list[CNNBlockBase]]:
-        """Four stages of the standard widths, for a stem of 64 channels.
-
-        Args:
-            block_class: by default `BasicBlock` below depth 50, else `BottleneckBlock`.
-            kwargs: further arguments of the blocks.
-        """
-        _check_depth(depth)
-        deep = depth >= BOTTLENECK_DEPTH
-        stages, channels = [], 64
-        for i, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-            width = 64 * 2**i
-            own = {"bottleneck_channels": width, **kwargs} if deep else kwargs
-            strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
-            stages.append(
-                ResNet.make_stage(
-                    block_class or (BottleneckBlock if deep else BasicBlock),
-                    num_blocks,
-                    stride_per_block=strides,
-                    in_channels=channels,
-                    out_channels=width * BOTTLENECK_EXPANSION if deep else width,
-                    **own,
-                )
-            )
-            channels = stages[-1][-1].out_channels
-        return stages
 
 
 make_stage = ResNet.make_stage  # its older name

@@ -14,6 +14,7 @@ from detectron2.checkpoint.c2_model_loading import (
 )
 from detectron2.modeling import ResNet
 from detectron2.modeling.backbone import BasicStem
+from tests.detectron2.modeling.resnets import default_stages
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -126,7 +127,7 @@ def test_two_caffe2_names_for_one_tensor_are_an_error():
 def test_torchvision_names_are_ours_after_conversion(depth):
     theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=3).state_dict()
     assert is_torchvision_resnet(theirs)
-    ours = ResNet(BasicStem(), ResNet.make_default_stages(depth), num_classes=3).state_dict()
+    ours = ResNet(BasicStem(), default_stages(depth), num_classes=3).state_dict()
     assert not is_torchvision_resnet(ours)
     shapes = {k: v.shape for k, v in ours.items() if not k.endswith("num_batches_tracked")}
     assert {k: v.shape for k, v in convert_torchvision_names(theirs).items()} == shapes

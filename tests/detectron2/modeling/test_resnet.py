@@ -15,6 +15,7 @@ from detectron2.modeling.backbone.resnet import (
     BottleneckBlock,
     DeformBottleneckBlock,
 )
+from tests.detectron2.modeling.resnets import default_stages
 
 
 def small_config(**resnets) -> CfgNode:
@@ -41,7 +42,7 @@ def test_classifier_equals_torchvision(depth):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=7).eval()
     randomize_norms(theirs)
-    ours = ResNet(BasicStem(), ResNet.make_default_stages(depth), num_classes=7).eval()
+    ours = ResNet(BasicStem(), default_stages(depth), num_classes=7).eval()
     # Both build their shortcut first or last in a block: pair the modules by name instead.
     renamed = {}
     for name, value in theirs.state_dict().items():
