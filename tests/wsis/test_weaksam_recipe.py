@@ -119,15 +119,15 @@ def test_a_dry_run_prints_the_commands(plan_of):
 
 
 def test_stages_of_the_quick_start_read_what_earlier_ones_make(tmp_path):
-    settings = quickstart.Settings(tmp_path)
+    settings = quickstart.Settings(tmp_path, full=True)
     plan = quickstart.make_plan(settings, 1)
     there: set[Path] = set()
-    stages = [quickstart.data_stage(plan, settings), *quickstart.seed_stages(plan, settings.size)]
+    stages = [quickstart.data_stage(plan, settings), *quickstart.seed_stages(plan, settings)]
     for stage in stages:
         missing = set(stage.needs) - there - {plan.source.test.images}
         assert not missing, stage.name
         there |= {*stage.makes, *stage.leaves}
-    rows = quickstart.seed_run(plan, settings.size).rows
+    rows = quickstart.seed_run(plan, settings).rows
     assert {path for row in rows for path in (row.train, row.test)} <= there
 
 
@@ -144,8 +144,8 @@ def test_the_quick_starts_detectors_have_the_classifiers_backbone(tmp_path):
 def test_options_of_the_other_quick_start_are_refused(capsys):
     from wsis.cli.main import program
 
-    assert program("quickstart", ["--method", "weaksam", "--full"]) == 2
-    assert "--full is not for --method weaksam" in capsys.readouterr().err
+    assert program("quickstart", ["--method", "weaksam", "--supervised"]) == 2
+    assert "--supervised is not for --method weaksam" in capsys.readouterr().err
 
 
 def test_a_given_proposal_file_is_checked(plan_of, tmp_path):

@@ -2,7 +2,7 @@
 
     wsis quickstart [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
         [--student mask_rcnn] [--full] [--without-baseline] [--supervised] [--smoke]
-    wsis quickstart --method weaksam --until wsod [--seeds 3] [--smoke]
+    wsis quickstart --method weaksam --until wsod [--seeds 3] [--full] [--smoke]
 
 Makes (or takes) a small dataset, runs every stage of PointWSSIS on it with the masks of 10% of the
 images, trains a student from the teacher's own confident predictions for comparison, and writes a
@@ -26,7 +26,7 @@ from wsis.recipes.quickstart import (
 )
 
 METHODS = ("pointwssis", "weaksam")
-POINTS_ONLY = ("data", "root", "subset", "student", "full", "supervised", "without_baseline")
+POINTS_ONLY = ("data", "root", "subset", "student", "supervised", "without_baseline")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs to average")
     parser.add_argument("--student", choices=sorted(STUDENT_CONFIGS), default="solov2")
     masks = parser.add_mutually_exclusive_group()
-    masks.add_argument("--full", action="store_true", help="also train on all masks")
+    masks.add_argument(
+        "--full",
+        action="store_true",
+        help="also train on all masks; weaksam: also on the tiny segmenter's proposals",
+    )
     masks.add_argument(
         "--supervised", action="store_true", help="train one network on all masks, nothing else"
     )
@@ -70,7 +74,7 @@ def weak_quickstart(args: argparse.Namespace) -> str:
     from wsis.recipes import weaksam_quickstart as weak
 
     output = args.output or weak.default_output(smoke=args.smoke)
-    return weak.quickstart(weak.Settings(output, args.seeds, args.smoke))
+    return weak.quickstart(weak.Settings(output, args.seeds, args.smoke, args.full))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
