@@ -15,14 +15,17 @@ LOGGERS = ("detectron2", "adet", "fvcore", "weaksam")
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """A training in this process sets loggers up; the next test finds them as they were."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+def fresh_loggers() -> Iterator[None]:
+    """A training in this process sets loggers up; each test finds them as a new process does."""
+    _reset_loggers()
     yield
-    for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
-        logger.propagate, logger.handlers = propagate, handlers
-        logger.setLevel(level)
+    _reset_loggers()
+
+
+def _reset_loggers() -> None:
+    for logger in map(logging.getLogger, LOGGERS):
+        logger.propagate, logger.handlers = True, []
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -143,7 +144,7 @@ def write_weights(path: Path, config_file: str) -> None:
 
 def write_bdd100k(folder: Path, image: Path) -> None:
     (folder / "datasets/BDD100K/train").mkdir(parents=True)
-    (folder / "datasets/BDD100K/train/a.jpg").symlink_to(image)
+    shutil.copy(image, folder / "datasets/BDD100K/train/a.jpg")
     square = {"vertices": [[4, 4], [14, 4], [14, 14], [4, 14]], "types": "LLLL", "closed": True}
     label = {"id": "7", "category": "car", "attributes": {}, "poly2d": [square]}
     frames = [{"name": "a.jpg", "labels": [label]}]

@@ -101,9 +101,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     text = os.environ.get(MAX_PIXELS_VARIABLE)
     if text and not text.isdecimal():
         raise ValueError(f"{MAX_PIXELS_VARIABLE}={text}: must be a whole number of pixels")
-    limit = int(text or MAX_PIXELS)
-    if text:
-        Image.MAX_IMAGE_PIXELS = limit
+    limit = Image.MAX_IMAGE_PIXELS = int(text or MAX_PIXELS)
     try:
         image = Image.open(file)
     except Image.DecompressionBombError as error:

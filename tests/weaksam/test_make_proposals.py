@@ -125,14 +125,14 @@ def stopped(inputs, tmp_path, monkeypatch):
 def test_half_a_shard_is_named(inputs, stopped):
     shard = stopped.parent / "p.npz.shards" / "2.npz"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"2\.npz: not a whole .npz"):
+    with pytest.raises(ValueError, match=r"2\.npz: expected a whole .npz"):
         make_proposals(inputs, METHOD, stopped)
     assert not stopped.exists()
 
 
 def test_a_file_of_the_user_in_the_place_of_the_output_stays(inputs, tmp_path):
     (tmp_path / "p.npz").write_text("mine")
-    with pytest.raises(ValueError, match=r"p\.npz: not a whole .npz"):
+    with pytest.raises(ValueError, match=r"p\.npz: expected a whole .npz"):
         make_proposals(inputs, METHOD, tmp_path / "p.npz")
     assert (tmp_path / "p.npz").read_text() == "mine"
 
@@ -205,7 +205,7 @@ def test_files_of_other_kinds(inputs, tmp_path):
     (tmp_path / "text.npz").write_text("no proposals")
     with pytest.raises(ValueError, match=r"text\.npz"):
         read_proposal_file(tmp_path / "text.npz")
-    with pytest.raises(ValueError, match=r"fine\.npz lacks the arrays \['boxes'"):
+    with pytest.raises(ValueError, match=r"fine\.npz lacks \['boxes'"):
         read_proposal_file(inputs.points["fine"])
     with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         read_proposal_file(tmp_path / "none.npz")
