@@ -19,6 +19,8 @@ from weaksam.dino.positions import (
 )
 from weaksam.dino.transformer import Encoder, TransformerSizes, cell_centers
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 DIM, HEADS, LEVELS, POINTS = 16, 2, 2, 3
 SIZES = TransformerSizes(
     dim=DIM, heads=HEADS, levels=LEVELS, points=POINTS, ffn_dim=32, encoder_layers=2

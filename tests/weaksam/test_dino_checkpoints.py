@@ -14,6 +14,8 @@ from tests.weaksam.dino_samples import make_input, shaken_dino, small_dino
 from weaksam.dino.names import from_mmdetection, is_mmdetection, to_mmdetection
 from wsis.config import load_config
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 
 def mmdetection_shapes(num_classes: int = 80) -> dict[str, tuple[int, ...]]:
     """Names and shapes of DINO with four scales on ResNet-50 in mmdetection 3.1."""

@@ -15,6 +15,8 @@ from weaksam.dino.positions import map_encoding
 from weaksam.dino.selection import place_boxes
 from weaksam.dino.transformer import Decoder, TransformerSizes
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 DIM, HEADS, LEVELS, POINTS, LAYERS, QUERIES = 32, 4, 2, 3, 3, 7
 
 

@@ -10,6 +10,8 @@ from weaksam.dino.denoising import Denoising, DenoisingSettings
 from weaksam.dino.losses import LossSettings, dropped_matches, layer_losses, mean_count
 from weaksam.dino.matching import MatchCosts, Matches, Targets, match
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 LAYERS, BATCH, QUERIES, CLASSES = 3, 3, 12, 4
 COUNTS = (4, 0, 6)
 

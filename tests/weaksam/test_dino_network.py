@@ -26,6 +26,8 @@ from weaksam.dino.detector import detections
 from weaksam.dino.selection import BASE_SIZE, place_boxes, select_queries
 from weaksam.dino.tta import DinoWithTTA
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 
 def losses_of(model, batch, iteration: int = 0, seed: int = 0):
     torch.manual_seed(seed)  # of the noise

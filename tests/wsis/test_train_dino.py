@@ -15,6 +15,8 @@ from weaklabels.shapes.dataset import make_shapes
 from wsis.cli.main import program
 from wsis.config import load_config
 
+pytest.importorskip("transformers")  # the extra [sam]
+
 main = partial(program, "train")
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "WeakSAM"
