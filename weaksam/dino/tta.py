@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -11,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import batched_nms
 from detectron2.modeling.test_time_augmentation import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
+from weaksam.wsod.averaging import apply_box
 
 __all__ = ["DinoWithTTA"]
 
@@ -39,8 +39,7 @@ class DinoWithTTA(nn.Module):
         for version in self.tta_mapper(inputs):
             back = version.pop("transforms").inverse()
             (own,) = self.model.inference([version], do_postprocess=False)
-            boxes = back.apply_box(own.pred_boxes.tensor.cpu().numpy())
-            tensor = torch.from_numpy(np.ascontiguousarray(boxes)).to(own.scores)
+            tensor = apply_box(back, own.pred_boxes.tensor)
             fields = {"scores": own.scores, "pred_classes": own.pred_classes}
             size_hw = (inputs["height"], inputs["width"])
             found.append(Instances(size_hw, pred_boxes=Boxes(tensor), **fields))

@@ -17,7 +17,7 @@ from weaksam.box_masks import box_masks
 from weaksam.segmenters.protocol import Segmenter
 from weaksam.segmenters.spec import load_segmenter
 from weaksam.segmenters.tiny_scenes import draw_scene
-from wsis.benchmarks.maskrefinenet import Row, best_times
+from wsis.benchmarks.maskrefinenet import Row, best_times, print_rows
 
 SPEED_UP = 3.0  # to reach
 
@@ -70,12 +70,7 @@ def measure(*, side: int = 160, boxes: int = 20, repeats: int = 5) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 1 where a figure misses its target."""
     torch.set_num_threads(2)
-    rows = measure()
-    for row in rows:
-        print(
-            f"{row.what}: twin {row.baseline}, ours {row.ours}, {row.figure:.1f} x ({row.target})"
-        )
-    return 0 if all(row.reached for row in rows) else 1
+    return print_rows(measure())
 
 
 if __name__ == "__main__":

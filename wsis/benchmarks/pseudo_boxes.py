@@ -14,7 +14,7 @@ import numpy as np
 from weaklabels.tags import TaggedImage, Tags
 from weaksam.detections import Detections
 from weaksam.pseudo_boxes import AdaptiveRule, select_boxes
-from wsis.benchmarks.maskrefinenet import Row, best_times
+from wsis.benchmarks.maskrefinenet import Row, best_times, print_rows
 
 SPEED_UP = 20.0  # to reach
 CLASSES, SIDE = 20, 500
@@ -127,12 +127,7 @@ def measure(*, images: int = 5000, boxes: int = 100, repeats: int = 3) -> list[R
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 1 where a figure misses its target."""
-    rows = measure()
-    for row in rows:
-        print(
-            f"{row.what}: twin {row.baseline}, ours {row.ours}, {row.figure:.1f} x ({row.target})"
-        )
-    return 0 if all(row.reached for row in rows) else 1
+    return print_rows(measure())
 
 
 if __name__ == "__main__":

@@ -104,9 +104,7 @@ def train(args: argparse.Namespace) -> int:
 
 def add_points(parser: argparse.ArgumentParser) -> None:
     usual = PointSettings()
-    add_flag(parser, "--weights", required=True, help="classifier.pth of `train`, or a WeakTr file")
-    add_flag(parser, "--tags", required=True, help="tag file; its images are searched")
-    add_flag(parser, "--image-root", required=True)
+    add_search(parser)
     add_flag(parser, "--output", required=True, help="folder: points_SOURCE.npz")
     add_labels(parser)
     parser.add_argument(
@@ -130,6 +128,12 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=usual.peaks.threshold, help="(default: 0.9)"
     )
     add_job(parser, num_gpus=any_gpu())
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    add_flag(parser, "--weights", required=True, help="classifier.pth of `train`, or a WeakTr file")
+    add_flag(parser, "--tags", required=True, help="tag file; its images are searched")
+    add_flag(parser, "--image-root", required=True)
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
@@ -183,9 +187,7 @@ def print_report(report: ClueReport) -> None:
 
 def add_boxes(parser: argparse.ArgumentParser) -> None:
     usual = BoxSettings()
-    add_flag(parser, "--weights", required=True, help="classifier.pth of `train`, or a WeakTr file")
-    add_flag(parser, "--tags", required=True, help="tag file; its images are searched")
-    add_flag(parser, "--image-root", required=True)
+    add_search(parser)
     add_flag(parser, "--output", required=True, help="COCO results (.json)")
     add_labels(parser)
     parser.add_argument(
