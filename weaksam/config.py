@@ -44,6 +44,7 @@ def _add_wsod(cfg: CfgNode) -> None:
     node.LOSS_WEIGHTS = None
     node.BOX_REG = None
     node.BOX_LOSS_WEIGHT = None
+    node.WEIGHT_STD = None
     node.DROPOUT = 0.5  # behind each layer of DropoutFCHead
     # Proposals are left out when the dataset is built where a side is shorter, original pixels.
     node.MIN_BOX_SIDE = 20

@@ -127,9 +127,20 @@ def test_forms_and_classes_of_a_scene_can_be_limited(tmp_path):
     assert coco.dataset["info"]["description"].endswith("4 forms, at most 2 classes an image")
 
 
+def test_scenes_hold_at_least_as_many_forms_as_asked_for(tmp_path):
+    flags = ["--train", "40", "--val", "1", "--min-forms", "4", "--max-forms", "4"]
+    assert main([str(tmp_path), *flags]) == 0
+    coco = COCO(tmp_path / "annotations" / "instances_train.json")
+    forms = [len([a for a in coco.imgToAnns[i] if not a["iscrowd"]]) for i in coco.imgs]
+    assert sum(count == 4 for count in forms) > 30  # some find no place, some scenes are empty
+    assert max(forms) == 4
+    assert "at least 4 forms" in coco.dataset["info"]["description"]
+
+
 @pytest.mark.parametrize(
     "flag",
     [
+        *("--min-forms=0", "--min-forms=7"),
         *("--train=0", "--val=0", "--size=20", "--seed=-1"),
         *("--max-forms=0", "--classes-per-image=0", "--classes-per-image=8"),
     ],

@@ -30,15 +30,19 @@ class Scenes:
 
     size: longer side in pixels.  max_forms: most shapes in a scene.
     classes_per_image: most classes in a scene; None: any number.
+    min_forms: least shapes that a scene tries to hold.
     """
 
     size: int
     seed: int
     max_forms: int
     classes_per_image: int | None
+    min_forms: int = 1
 
     def __str__(self) -> str:
         text = f"size {self.size}, seed {self.seed}"
+        if self.min_forms != 1:
+            text += f", at least {self.min_forms} forms"
         if self.max_forms != MAX_FORMS:
             text += f", at most {self.max_forms} forms"
         if self.classes_per_image is not None:
@@ -107,7 +111,8 @@ def make_split(folder: Path, split: str, count: int, scenes: Scenes) -> dict[str
 def _draw(split: str, count: int, scenes: Scenes) -> Iterator[tuple[np.ndarray, list[Item]]]:
     for index in range(count):
         rng = np.random.default_rng([scenes.seed, SPLITS.index(split), index])
-        scene = draw_scene(rng, scenes.size, scenes.max_forms, scenes.classes_per_image)
+        limits = scenes.max_forms, scenes.classes_per_image, scenes.min_forms
+        scene = draw_scene(rng, scenes.size, *limits)
         yield scene.image, scene.items
 
 
@@ -119,15 +124,16 @@ def make_shapes(
     seed: int = 0,
     max_forms: int = MAX_FORMS,
     classes_per_image: int | None = None,
+    min_forms: int = 1,
 ) -> dict[Path, int]:
     """Write the whole dataset; an annotation file appears when its images are all there.
 
     Args:
         train, val: numbers of images.
         size: longer side, pixels.
-        max_forms, classes_per_image: see `Scenes`. With 4 and 2 the tags of images alone say
-            enough for a small network to learn the classes; default scenes hold almost three of
-            the seven classes.
+        max_forms, classes_per_image, min_forms: see `Scenes`. With 4 and 2 the tags of images alone
+            say enough for a small network to learn the classes; default scenes hold almost three
+            of the seven classes.
 
     Returns:
         each annotation file and its number of annotations.
@@ -140,16 +146,19 @@ def make_shapes(
         "val": (val, 1),
         "size": (size, MIN_SIZE),
         "seed": (seed, 0),
+        "min-forms": (min_forms, 1),
         "max-forms": (max_forms, 1),
     }
     for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"--{name} {value}: must be {least} or more")
+    if min_forms > max_forms:
+        raise ValueError(f"--min-forms {min_forms}: must be at most --max-forms, {max_forms}")
     if classes_per_image is not None and not 1 <= classes_per_image <= len(CLASSES):
         raise ValueError(f"--classes-per-image {classes_per_image}: must be 1 to {len(CLASSES)}")
     if max(train, val) >= SPLIT_ID_STEP:
         raise ValueError(f"--train and --val must be below {SPLIT_ID_STEP}")
-    scenes = Scenes(size, seed, max_forms, classes_per_image)
+    scenes = Scenes(size, seed, max_forms, classes_per_image, min_forms)
     written = {}
     for split, count in zip(SPLITS, (train, val), strict=True):
         content = make_split(folder, split, count, scenes)

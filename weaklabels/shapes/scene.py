@@ -60,11 +60,13 @@ def draw_scene(
     size: int,
     max_forms: int = MAX_FORMS,
     classes_per_image: int | None = None,
+    min_forms: int = 1,
 ) -> Scene:
     """A random scene whose longer side is `size` pixels and whose shorter one is at least 3/4.
 
     Args:
-        max_forms: a scene has 1 to this many forms; a crowd is counted apart.
+        max_forms, min_forms: a scene is to have that many forms; a crowd is counted apart. Where
+            no free place is found for one, the scene has fewer.
         classes_per_image: draw a scene's forms from this many classes; None: from all of them.
     """
     short = int(rng.integers(size * 3 // 4, size + 1))
@@ -72,7 +74,7 @@ def draw_scene(
     classes = np.arange(len(CLASSES))
     if classes_per_image is not None:  # without it, no number is drawn: old seeds keep their scenes
         classes = rng.permutation(len(CLASSES))[:classes_per_image]
-    items = _arrange(rng, height, width, size, max_forms, classes)
+    items = _arrange(rng, height, width, size, (min_forms, max_forms), classes)
     image = _background(rng, height, width, size)
     backdrop = image.reshape(-1, 3).mean(axis=0)
     light = _direction(rng)
@@ -156,7 +158,7 @@ def _arrange(
     height: int,
     width: int,
     size: int,
-    max_forms: int,
+    forms: tuple[int, int],
     classes: np.ndarray,
 ) -> list[Item]:
     """Items back to front; each keeps enough of itself visible to deserve its label."""
@@ -166,7 +168,7 @@ def _arrange(
     if rng.random() < CROWD_RATE:
         items.append(_crowd(rng, height, width, size, classes))
     low, high = np.log(max(DIAMETER_RANGE[0], MIN_DIAMETER / size)), np.log(DIAMETER_RANGE[1])
-    wanted = int(rng.integers(1, max_forms + 1))
+    wanted = int(rng.integers(forms[0], forms[1] + 1))
     diameters = np.exp(low + (high - low) * rng.random(wanted)) * size
     for diameter in diameters:
         class_index = int(classes[rng.integers(len(classes))])

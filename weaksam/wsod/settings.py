@@ -103,6 +103,7 @@ HEAD_KEYS = {
     "LOSS_WEIGHTS": "loss_weights",
     "BOX_REG": "box_regression",
     "BOX_LOSS_WEIGHT": "box_loss_weight",
+    "WEIGHT_STD": "weight_std",
 }
 
 

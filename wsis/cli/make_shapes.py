@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, default=100, help="validation images")
     parser.add_argument("--size", type=int, default=160, help="longer side in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--min-forms", type=int, default=1, help="least shapes in a scene")
     parser.add_argument("--max-forms", type=int, default=MAX_FORMS, help="most shapes in a scene")
     parser.add_argument(
         "--classes-per-image", type=int, help="most classes in a scene (default: any number)"
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         args.max_forms,
         args.classes_per_image,
+        args.min_forms,
     )
     for (path, annotations), images in zip(written.items(), (args.train, args.val), strict=True):
         print(f"{path}: {images} images, {annotations} annotations")

@@ -129,14 +129,16 @@ def proposal_stage(plan: WeakPlan, part: str) -> Stage:
     return Stage(output.stem, what, command, needs, (output,), checks={output: check})
 
 
-def recall_stage(plan: WeakPlan, files: dict[str, Path] | None = None) -> Stage:
-    """How many of the training images' true boxes the proposals find; nothing reads it."""
-    files = files or {plan.proposals: plan.proposal_file("train")}
-    report = plan.output / "recall.json"
+def recall_stage(
+    plan: WeakPlan, files: dict[str, Path] | None = None, part: str = "train"
+) -> Stage:
+    """How many true boxes of a part's images the proposals find; nothing reads it."""
+    files = files or {plan.proposals: plan.proposal_file(part)}
+    report, tags = plan.output / "recall.json", plan.tags(part)
     named = tuple(f"{name}={path}" for name, path in files.items())
-    flags = {"proposals": named, "tags": plan.tags("train"), "output": report}
-    command = Command("proposals", ("recall",), {**flags, **plan.source.train.truth})
-    needs, checks = (*files.values(), plan.tags("train")), {report: Check(given.check_json)}
+    flags = {"proposals": named, "tags": tags, "output": report}
+    command = Command("proposals", ("recall",), {**flags, **getattr(plan.source, part).truth})
+    needs, checks = (*files.values(), tags), {report: Check(given.check_json)}
     return Stage("recall", "recall of the proposals", command, needs, (report,), checks=checks)
 
 

@@ -27,22 +27,22 @@ COLORS = (  # of classes, BGR, in turn
 
 
 def draw_pictures(plan: WeakPlan, detections: Path, folder: Path) -> list[Path]:
-    """A picture for each of the first training images: clues, proposals, detections, truth.
+    """A picture for each of the first test images: clues, proposals, detections, truth.
 
     Args:
         plan: its proposals are shown.
-        detections: COCO results on the training images.
+        detections: COCO results on the test images.
     """
-    tags, records = read_tags(plan.tags("train")), read_images(plan.tags("train"))
-    proposals = read_proposal_file(plan.proposal_file("train"), records)
-    points = read_points(plan.output / "points_train" / "points_coarse.npz")
+    tags, records = read_tags(plan.tags("test")), read_images(plan.tags("test"))
+    proposals = read_proposal_file(plan.proposal_file("test"), records)
+    points = read_points(plan.output / "points_test" / "points_coarse.npz")
     found = read_detections(detections, tags)
-    truth = read_true_boxes(plan.source.train.truth["annotations"], tags)
+    truth = read_true_boxes(plan.source.test.truth["annotations"], tags)
     pictures = []
     shown = [place for place, image in enumerate(tags.images) if image.category_ids][:SHOWN_IMAGES]
     for place in shown:
         record = records[place]
-        image = read_rgb(record, plan.source.train.images)[:, :, ::-1]
+        image = read_rgb(record, plan.source.test.images)[:, :, ::-1]
         clues = points.of_image(record.id)
         rows = proposals.rows(place)
         best = np.flatnonzero(found.images == place)

@@ -65,8 +65,12 @@ class Size:
     grid: int
 
 
+# Sides of the classifier's input, half of the scenes': on a CPU it learns far more from many small
+# images than from few large ones (class AP 0.86 at 80 pixels, 0.35 at 128, in equal time).
+CLASSIFIER_SIDE = 80
+
 # Chosen so that a run takes about eight minutes on two cores.
-NORMAL = Size(train_images=700, val_images=100, epochs=16, iterations=550, grid=8)
+NORMAL = Size(train_images=1200, val_images=200, epochs=20, iterations=450, grid=8)
 SMOKE = Size(train_images=24, val_images=8, epochs=1, iterations=4, grid=4)
 
 
@@ -117,7 +121,7 @@ def make_plan(settings: Settings, seed: int) -> WeakPlan:
         machines=Machines(num_gpus=0),
         config="configs/Quickstart/weak_mist.yaml",
         overrides={"SEED": str(seed), "MODEL.WEIGHTS": str(classifier_file(output)), **steps},
-        classifier={**CLASSIFIER, "epochs": size.epochs, "size": 128, "seed": seed},
+        classifier={**CLASSIFIER, "epochs": size.epochs, "size": CLASSIFIER_SIDE, "seed": seed},
         classifier_config=BACKBONE,
         points=POINTS,
         proposals=SEARCH,
@@ -132,10 +136,10 @@ def with_points(plan: WeakPlan, size: Size) -> WeakPlan:
 
 
 def data_stage(plan: WeakPlan, settings: Settings) -> Stage:
-    """Scenes whose tags say enough: four shapes of at most two classes."""
+    """Scenes whose tags say enough: four shapes of at most two classes, so often several of one."""
     size, reads = settings.size, plan.source.reads
     flags = {"train": size.train_images, "val": size.val_images}
-    flags |= {"max-forms": 4, "classes-per-image": 2}
+    flags |= {"min-forms": 4, "max-forms": 4, "classes-per-image": 2}
     command = Command("make-shapes", (str(settings.scenes),), flags)
     makes, leaves = reads[::2], (reads[1],)
     check = Check(partial(given.check_labels, like=makes[1]), (makes[1],))
@@ -164,11 +168,12 @@ def seed_stages(plan: WeakPlan, settings: Settings) -> list[Stage]:
     prompted = with_points(plan, settings.size)
     stages = [*tag_stages(plan), classifier_stage(plan)]
     for part in ("train", "test"):
-        stages += [cam_box_stage(plan, part), *point_stages(plan, part)]
-        stages += [proposal_stage(p, part) for p in (plan, prompted)]
-    files = {"selective search": plan.proposal_file("train")}
-    files["tiny segmenter"] = prompted.proposal_file("train")
-    stages.append(recall_stage(plan, files))
+        stages += [cam_box_stage(plan, part), proposal_stage(plan, part)]
+        if part == "test" or settings.full:  # the test images show how good they are
+            stages += [*point_stages(plan, part), proposal_stage(prompted, part)]
+    files = {"selective search": plan.proposal_file("test")}
+    files["tiny segmenter"] = prompted.proposal_file("test")
+    stages.append(recall_stage(plan, files, "test"))
     for variant in settings.variants:
         own = replace(
             prompted if variant.proposals == POINTS_KIND else plan,

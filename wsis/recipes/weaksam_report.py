@@ -21,7 +21,7 @@ from wsis.recipes.weaksam_pictures import draw_pictures
 from wsis.recipes.weaksam_plan import WeakPlan
 
 DETECTOR_HEADERS = ("detector", "AP50 on test images", "CorLoc on training images")
-PROPOSAL_HEADERS = ("proposals", "boxes an image", "recall @.5", "@.7", "@.9")
+PROPOSAL_HEADERS = ("proposals", "boxes a test image", "recall @.5", "@.7", "@.9")
 RANDOM = "random scores, selective search"
 Figures = dict[str, list[float]]
 
@@ -66,7 +66,7 @@ def write_report(output: Path, runs: Sequence[WeakRun], *, smoke: bool) -> str:
     with atomic_text(output / "report.json") as file:
         file.write(json.dumps(content, indent=1) + "\n")
     first = runs[0]
-    pictures = draw_pictures(first.prompted, first.rows[-1].train, output / "pictures")
+    pictures = draw_pictures(first.prompted, first.rows[-1].test, output / "pictures")
     with atomic_text(output / "report.html") as file:
         file.write(page(title, tables, [path.relative_to(output) for path in pictures]))
     texts = [tabulate(rows, headers, disable_numparse=True) for headers, rows in tables]
@@ -101,7 +101,7 @@ def _proposals(plan: WeakPlan, part: str):
 
 
 def proposal_figures(run: WeakRun) -> dict[str, list[float]]:
-    """Boxes an image and recalls of each kind of proposals on the training images."""
+    """Boxes an image and recalls of each kind of proposals on the test images."""
     rows = read_json(run.plan.output / "recall.json")["rows"]
     return {
         row["proposals"]: [row["boxes_per_image"], *row["recall"]]
@@ -152,7 +152,7 @@ img {{ max-width: 100%; }}
 <h1>{html.escape(title)}</h1>
 {chr(10).join(parts)}
 <p>{html.escape(PROTOCOL)}</p>
-<h2>Training images: clues, proposals by source (grid blue, points red), detections of MIST, truth
-(never trained on)</h2>
+<h2>Test images: clues, proposals by source (grid blue, points red), detections of MIST,
+truth</h2>
 {chr(10).join(images)}
 """
