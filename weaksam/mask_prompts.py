@@ -1,0 +1,200 @@
+"""Prompts for a segmenter from a rough mask, as SAMRefiner makes them (arXiv 2502.06756).
+
+A click where the mask is thickest, one on the background where its box is emptiest, a box that is
+enlarged where the ground beyond a side looks like the object, and the mask itself as logits that
+fade away from its middle. Points are x, y of pixel centers, boxes x0, y0, x1, y1, half-open.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+
+from weaksam.segmenters.protocol import CombiningSegmenter, MaskBatch, PromptBatch, Segmenter
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How prompts are made; the paper names amplitude and span of its masks, the rest is ours.
+
+    step: how far a side of the box moves at once, relative to the mask's box.
+    steps: how often it may.  share: of the pixels passed over, how many have to look like the
+    object.
+    amplitude: logit at the middle.  span: how fast it falls: exp(-span d^2 / area).
+    """
+
+    step: float = 0.1
+    steps: int = 3
+    share: float = 0.1
+    amplitude: float = 15.0
+    span: float = 4.0
+
+
+def mask_box(mask: np.ndarray) -> np.ndarray:
+    """Tight box (4,) float64 of a mask (H, W) bool that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+
+
+def inner_point(mask: np.ndarray) -> tuple[float, float]:
+    """The pixel of a mask that is farthest from all others; beyond the image there are such, too.
+
+    The first one by rows where several are.
+    """
+    padded = np.pad(mask.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = np.unravel_index(distance.argmax(), mask.shape)
+    return float(x), float(y)
+
+
+def background_point(mask: np.ndarray) -> tuple[float, float] | None:
+    """The pixel of a mask's box that is farthest from the mask; None where it fills its box."""
+    x0, y0, x1, y1 = mask_box(mask).astype(int)
+    inside = mask[y0:y1, x0:x1]
+    if inside.all():
+        return None
+    distance = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    y, x = np.unravel_index(distance.argmax(), inside.shape)
+    return float(x + x0), float(y + y0)
+
+
+def faded_mask(
+    mask: np.ndarray, middle: tuple[float, float], settings: PromptSettings
+) -> np.ndarray:
+    """Logits (H, W) float32, above 0 inside the mask, which fade with the distance to `middle`."""
+    y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    squared = (x - middle[0]) ** 2 + (y - middle[1]) ** 2
+    fading = np.exp(-settings.span * squared / mask.sum())
+    return (settings.amplitude * np.where(mask, fading, -fading)).astype(np.float32)
+
+
+def likeness(mask: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+    """(H, W) bool: which pixels look at least as much like the mask as its own do on average.
+
+    How alike is the cosine of a pixel's features and the mask's mean ones.
+    """
+    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=0), 1e-12)
+    cells = embedding.shape[1:]
+    share = cv2.resize(mask.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
+    mean = np.tensordot(unit, share, 2)
+    cosines = np.tensordot(mean / max(np.linalg.norm(mean), 1e-12), unit, 1)
+    pixels = cv2.resize(cosines, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return pixels >= pixels[mask].mean()
+
+
+def elastic_box(mask: np.ndarray, alike: np.ndarray, settings: PromptSettings) -> np.ndarray:
+    """The mask's box (4,), each side moved outward while the ground that it passes looks alike."""
+    x0, y0, x1, y1 = (int(side) for side in mask_box(mask))
+    across, along = alike[y0:y1], alike[:, x0:x1]
+    left = _reach(across[:, :x0][:, ::-1].T, x1 - x0, settings)
+    right = _reach(across[:, x1:].T, x1 - x0, settings)
+    up = _reach(along[:y0][::-1], y1 - y0, settings)
+    down = _reach(along[y1:], y1 - y0, settings)
+    return np.array([x0 - left, y0 - up, x1 + right, y1 + down], np.float64)
+
+
+def _reach(beyond: np.ndarray, side: int, settings: PromptSettings) -> int:
+    """How many rows of what is beyond a side of the box it moves; the nearest row is the first."""
+    size, far = max(1, round(settings.step * side)), 0
+    for _ in range(settings.steps):
+        strip = beyond[far : far + size]
+        if not strip.size or strip.mean() < settings.share:
+            break
+        far += len(strip)
+    return far
+
+
+def mask_prompts(
+    masks: np.ndarray,
+    embedding: np.ndarray | None,
+    settings: PromptSettings = PromptSettings(),
+) -> PromptBatch:
+    """All that a rough mask says, for each of N masks (N, H, W) bool, none of them empty.
+
+    Two clicks, on the object and on the background (on the object twice where the mask fills its
+    box), a box and a faded mask. Without features to look at, each side of the box moves by one
+    step.
+    """
+    clicks = np.empty((len(masks), 2, 2))
+    background = np.zeros((len(masks), 2), bool)
+    boxes, faded = np.empty((len(masks), 4)), np.empty(masks.shape, np.float32)
+    for row, mask in enumerate(masks):
+        inner, outer = inner_point(mask), background_point(mask)
+        clicks[row] = inner, outer or inner
+        background[row, 1] = outer is not None
+        if embedding is None:
+            boxes[row] = elastic_box(mask, np.ones_like(mask), replace(settings, steps=1))
+        else:
+            boxes[row] = elastic_box(mask, likeness(mask, embedding), settings)
+        faded[row] = faded_mask(mask, inner, settings)
+    return PromptBatch(clicks, background, boxes, faded)
+
+
+def refined_masks(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray,
+    at_once: int = 16,
+    settings: PromptSettings = PromptSettings(),
+) -> np.ndarray:
+    """The segmenter's mask of each rough mask, of three the one of the highest predicted IoU.
+
+    Of the prompts of a mask it gets those that it takes; where it combines none, the box. An empty
+    mask is prompted by its point alone.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool.
+        points: (N, 2) x, y.
+        at_once: masks whose prompts are made together.
+
+    Returns:
+        (N, H, W) bool; empty where nothing was found, or an empty mask's point cannot be asked for.
+
+    Raises:
+        ValueError: the segmenter takes neither combined prompts nor boxes.
+    """
+    segmenter.set_image(image)
+    refined = np.zeros_like(masks)
+    rough = masks.any(axis=(1, 2))
+    rows = np.flatnonzero(rough)
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        _draw(refined, part, prompted(segmenter, masks[part], settings))
+    rows = np.flatnonzero(~rough)
+    if len(rows) and "points" in segmenter.prompts:
+        _draw(refined, rows, segmenter.points(points[rows]))
+    return refined
+
+
+def prompted(
+    segmenter: Segmenter, masks: np.ndarray, settings: PromptSettings
+) -> Iterator[MaskBatch]:
+    """Ask a segmenter, whose image is set, by all parts of the masks' prompts that it takes."""
+    if isinstance(segmenter, CombiningSegmenter):
+        prompts = mask_prompts(masks, segmenter.embedding(), settings)
+        if "background" not in segmenter.combines:
+            prompts = replace(prompts, clicks=prompts.clicks[:, :1])
+        dropped = prompts.parts - segmenter.combines
+        return segmenter.combined(replace(prompts, **dict.fromkeys(dropped)))
+    return segmenter.boxes(mask_prompts(masks, None, settings).boxes)
+
+
+def require_boxes(segmenter: Segmenter) -> None:
+    """ValueError where a segmenter cannot be prompted by masks."""
+    if not isinstance(segmenter, CombiningSegmenter) and "boxes" not in segmenter.prompts:
+        raise ValueError(
+            f"segmenter {segmenter.identity} takes {' and '.join(sorted(segmenter.prompts))} only; "
+            "masks need one that takes boxes, such as grabcut, tiny or segment_anything"
+        )
+
+
+def _draw(refined: np.ndarray, rows: np.ndarray, batches: Iterator[MaskBatch]) -> None:
+    """Put the best mask of each prompt into its row."""
+    for batch in batches:
+        best = torch.nan_to_num(batch.predicted_iou, nan=0.0).argmax(dim=1)
+        chosen = batch.masks[torch.arange(len(best)), best].cpu().numpy()
+        refined[rows[batch.prompts.numpy()]] = chosen
