@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import torch
 
 from weaksam.segmenters.protocol import CombiningSegmenter, MaskBatch, PromptBatch, Segmenter
 
@@ -195,6 +194,4 @@ def require_boxes(segmenter: Segmenter) -> None:
 def _draw(refined: np.ndarray, rows: np.ndarray, batches: Iterator[MaskBatch]) -> None:
     """Put the best mask of each prompt into its row."""
     for batch in batches:
-        best = torch.nan_to_num(batch.predicted_iou, nan=0.0).argmax(dim=1)
-        chosen = batch.masks[torch.arange(len(best)), best].cpu().numpy()
-        refined[rows[batch.prompts.numpy()]] = chosen
+        refined[rows[batch.prompts.numpy()]] = batch.best()[0].cpu().numpy()

@@ -39,6 +39,16 @@ class MaskBatch:
         stability = sure / likely.clamp(min=1)
         return cls(prompts, logits > 0, predicted_iou.float(), stability)
 
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Of each prompt's masks the one (G, H, W) of the highest predicted IoU, and that (G,).
+
+        Empty masks come last; a predicted IoU that is unknown is 1.
+        """
+        quality = self.predicted_iou.nan_to_num(nan=1.0)
+        order = torch.where(self.masks.flatten(2).any(dim=2), quality, -torch.inf)
+        chosen = torch.arange(len(order), device=order.device), order.argmax(dim=1)
+        return self.masks[chosen], quality[chosen]
+
 
 @dataclass(frozen=True)
 class PromptBatch:
