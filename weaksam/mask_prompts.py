@@ -16,7 +16,7 @@ from weaksam.segmenters.protocol import CombiningSegmenter, MaskBatch, PromptBat
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How prompts are made; the paper names amplitude and span of its masks, the rest is ours.
+    """How prompts are made. The paper says what each part is; these numbers are ours.
 
     step: how far a side of the box moves at once, relative to the mask's box.
     steps: how often it may.  share: of the pixels passed over, how many have to look like the
