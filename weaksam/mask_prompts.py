@@ -31,6 +31,9 @@ class PromptSettings:
     span: float = 4.0
 
 
+SETTINGS = PromptSettings()
+
+
 def mask_box(mask: np.ndarray) -> np.ndarray:
     """Tight box (4,) float64 of a mask (H, W) bool that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -69,16 +72,23 @@ def faded_mask(
     return (settings.amplitude * np.where(mask, fading, -fading)).astype(np.float32)
 
 
-def likeness(mask: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+def unit_features(embedding: np.ndarray) -> np.ndarray:
+    """Features (C, h, w) of length 1."""
+    return embedding / np.maximum(np.linalg.norm(embedding, axis=0), 1e-12)
+
+
+def likeness(mask: np.ndarray, features: np.ndarray) -> np.ndarray:
     """(H, W) bool: which pixels look at least as much like the mask as its own do on average.
 
     How alike is the cosine of a pixel's features and the mask's mean ones.
+
+    Args:
+        features: (C, h, w) of length 1, whose cells share the image evenly.
     """
-    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=0), 1e-12)
-    cells = embedding.shape[1:]
+    cells = features.shape[1:]
     share = cv2.resize(mask.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
-    mean = np.tensordot(unit, share, 2)
-    cosines = np.tensordot(mean / max(np.linalg.norm(mean), 1e-12), unit, 1)
+    mean = np.tensordot(features, share, 2)
+    cosines = np.tensordot(mean / max(np.linalg.norm(mean), 1e-12), features, 1)
     pixels = cv2.resize(cosines, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return pixels >= pixels[mask].mean()
 
@@ -107,28 +117,34 @@ def _reach(beyond: np.ndarray, side: int, settings: PromptSettings) -> int:
 
 def mask_prompts(
     masks: np.ndarray,
-    embedding: np.ndarray | None,
-    settings: PromptSettings = PromptSettings(),
+    parts: frozenset[str],
+    features: np.ndarray | None = None,
+    settings: PromptSettings = SETTINGS,
 ) -> PromptBatch:
-    """All that a rough mask says, for each of N masks (N, H, W) bool, none of them empty.
+    """What each of N rough masks (N, H, W) bool says; none of them is empty.
 
-    Two clicks, on the object and on the background (on the object twice where the mask fills its
-    box), a box and a faded mask. Without features to look at, each side of the box moves by one
-    step.
+    Args:
+        parts: those of a `PromptBatch` that are wanted. With "background" there is a second click:
+            on the background or, where the mask fills its box, on the object again.
+        features: see `likeness`; without them each side of the boxes moves by one step.
     """
-    clicks = np.empty((len(masks), 2, 2))
-    background = np.zeros((len(masks), 2), bool)
-    boxes, faded = np.empty((len(masks), 4)), np.empty(masks.shape, np.float32)
-    for row, mask in enumerate(masks):
-        inner, outer = inner_point(mask), background_point(mask)
-        clicks[row] = inner, outer or inner
-        background[row, 1] = outer is not None
-        if embedding is None:
-            boxes[row] = elastic_box(mask, np.ones_like(mask), replace(settings, steps=1))
-        else:
-            boxes[row] = elastic_box(mask, likeness(mask, embedding), settings)
-        faded[row] = faded_mask(mask, inner, settings)
-    return PromptBatch(clicks, background, boxes, faded)
+    inner = [inner_point(mask) for mask in masks]
+    clicks, background = np.array(inner)[:, None], None
+    if "background" in parts:
+        outer = [background_point(mask) for mask in masks]
+        second = [point or own for point, own in zip(outer, inner, strict=True)]
+        clicks = np.stack([inner, second], axis=1)
+        background = np.array([[False, point is not None] for point in outer])
+    boxes = faded = None
+    if "boxes" in parts and features is not None:
+        boxes = np.stack([elastic_box(m, likeness(m, features), settings) for m in masks])
+    elif "boxes" in parts:
+        once, anything = replace(settings, steps=1), np.ones(masks.shape[1:], bool)
+        boxes = np.stack([elastic_box(mask, anything, once) for mask in masks])
+    if "masks" in parts:
+        pairs = zip(masks, inner, strict=True)
+        faded = np.stack([faded_mask(mask, middle, settings) for mask, middle in pairs])
+    return PromptBatch(clicks if "clicks" in parts else None, background, boxes, faded)
 
 
 def refined_masks(
@@ -137,7 +153,7 @@ def refined_masks(
     masks: np.ndarray,
     points: np.ndarray,
     at_once: int = 16,
-    settings: PromptSettings = PromptSettings(),
+    settings: PromptSettings = SETTINGS,
 ) -> np.ndarray:
     """The segmenter's mask of each rough mask, of three the one of the highest predicted IoU.
 
@@ -157,12 +173,14 @@ def refined_masks(
         ValueError: the segmenter takes neither combined prompts nor boxes.
     """
     segmenter.set_image(image)
-    refined = np.zeros_like(masks)
-    rough = masks.any(axis=(1, 2))
+    features = None
+    if isinstance(segmenter, CombiningSegmenter) and "boxes" in segmenter.combines:
+        features = unit_features(segmenter.embedding())
+    refined, rough = np.zeros_like(masks), masks.any(axis=(1, 2))
     rows = np.flatnonzero(rough)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        _draw(refined, part, prompted(segmenter, masks[part], settings))
+        _draw(refined, part, prompted(segmenter, masks[part], features, settings))
     rows = np.flatnonzero(~rough)
     if len(rows) and "points" in segmenter.prompts:
         _draw(refined, rows, segmenter.points(points[rows]))
@@ -170,16 +188,15 @@ def refined_masks(
 
 
 def prompted(
-    segmenter: Segmenter, masks: np.ndarray, settings: PromptSettings
+    segmenter: Segmenter,
+    masks: np.ndarray,
+    features: np.ndarray | None,
+    settings: PromptSettings = SETTINGS,
 ) -> Iterator[MaskBatch]:
     """Ask a segmenter, whose image is set, by all parts of the masks' prompts that it takes."""
     if isinstance(segmenter, CombiningSegmenter):
-        prompts = mask_prompts(masks, segmenter.embedding(), settings)
-        if "background" not in segmenter.combines:
-            prompts = replace(prompts, clicks=prompts.clicks[:, :1])
-        dropped = prompts.parts - segmenter.combines
-        return segmenter.combined(replace(prompts, **dict.fromkeys(dropped)))
-    return segmenter.boxes(mask_prompts(masks, None, settings).boxes)
+        return segmenter.combined(mask_prompts(masks, segmenter.combines, features, settings))
+    return segmenter.boxes(mask_prompts(masks, frozenset({"boxes"}), None, settings).boxes)
 
 
 def require_boxes(segmenter: Segmenter) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from tests.weaksam.samples import BlockSegmenter, picture
 from weaksam.mask_prompts import (
+    SETTINGS,
     PromptSettings,
     background_point,
     elastic_box,
@@ -18,13 +19,14 @@ from weaksam.mask_prompts import (
     mask_prompts,
     refined_masks,
     require_boxes,
+    unit_features,
 )
+from weaksam.segmenters.extras import ALL_PARTS
 from weaksam.segmenters.protocol import CombiningSegmenter, PromptBatch
 from weaksam.segmenters.spec import load_segmenter
 from weaksam.segmenters.tiny_scenes import draw_scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = PromptSettings()
 SIZE = (14, 18)
 
 
@@ -76,7 +78,7 @@ def test_a_mask_that_fills_its_box_has_no_background_click():
     full = random_masks()[-1]
     assert background_point(full) is None
     assert inner_point(full) in {(float(x), float(y)) for x in range(6, 12) for y in (6, 7)}
-    prompts = mask_prompts(full[None], None)
+    prompts = mask_prompts(full[None], ALL_PARTS)
     assert not prompts.background.any() and (prompts.clicks[0, 0] == prompts.clicks[0, 1]).all()
     np.testing.assert_array_equal(prompts.boxes, [[0, 0, SIZE[1], SIZE[0]]])  # nowhere to go
 
@@ -102,7 +104,7 @@ def test_likeness_by_a_loop_over_cells():
         mean = sum(units[p] for p in np.ndindex(SIZE) if mask[p])
         cosines = {p: unit @ mean / np.linalg.norm(mean) for p, unit in units.items()}
         usual = np.mean([cosines[p] for p in np.ndindex(SIZE) if mask[p]])
-        got = likeness(mask, embedding)
+        got = likeness(mask, unit_features(embedding))
         for p, cosine in cosines.items():
             assert got[p] == (cosine >= usual) or abs(cosine - usual) < 1e-5
 
@@ -112,7 +114,7 @@ def test_coarse_features_serve_an_image_of_any_size():
     mask[8:32, 12:30] = True
     embedding = np.zeros((2, 5, 8), np.float32)
     embedding[0, :, :5], embedding[1, :, 5:] = 1, 1  # the left five of eight columns are alike
-    alike = likeness(mask, embedding)
+    alike = likeness(mask, unit_features(embedding))
     assert alike[:, :30].all() and not alike[:, 45:].any()
 
 
@@ -152,7 +154,7 @@ def test_elastic_boxes_by_a_loop(settings):
 def test_without_features_each_side_moves_by_one_step():
     mask = np.zeros((50, 60), bool)
     mask[10:30, 2:42] = True
-    prompts = mask_prompts(mask[None], None)
+    prompts = mask_prompts(mask[None], frozenset({"boxes"}))
     np.testing.assert_array_equal(prompts.boxes, [[0, 8, 46, 32]])
 
 

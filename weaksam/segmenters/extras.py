@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weaksam.segmenters.protocol import PromptBatch
+
 DIGEST_NUMBERS = 4096  # larger tensors are left out: the small ones tell files apart as well
 ALL_PARTS = frozenset({"clicks", "background", "boxes", "masks"})  # of a prompt, which SAM takes
 
@@ -29,6 +31,13 @@ def weights_digest(model: nn.Module) -> str:
             digest.update(key.encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def click_labels(prompts: PromptBatch) -> np.ndarray:
+    """SAM's labels of clicks (G, K) int32: 1 on the object, 0 on the background."""
+    if prompts.background is None:
+        return np.ones(prompts.clicks.shape[:2], np.int32)
+    return (~prompts.background).astype(np.int32)
 
 
 def small_masks(

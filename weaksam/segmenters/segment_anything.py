@@ -11,6 +11,7 @@ from torch import Tensor
 from detectron2.checkpoint.safe_files import read_torch_file
 from weaksam.segmenters.extras import (
     ALL_PARTS,
+    click_labels,
     inner_cells,
     require_extra,
     small_masks,
@@ -53,9 +54,7 @@ class SegmentAnything(CombiningSegmenter):
         points = labels = corners = masks = None
         if prompts.clicks is not None:
             points = torch.as_tensor(resize.apply_coords(prompts.clicks, size_hw), device=device)
-            labels = torch.ones(points.shape[:2], dtype=torch.int, device=device)
-        if prompts.background is not None:
-            labels[torch.from_numpy(prompts.background)] = 0
+            labels = torch.as_tensor(click_labels(prompts), device=device)
         if prompts.boxes is not None:
             indices = prompts.boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
             corners = torch.as_tensor(resize.apply_boxes(indices, size_hw), device=device).float()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from weaksam.segmenters.extras import (
     ALL_PARTS,
+    click_labels,
     inner_cells,
     require_extra,
     small_masks,
@@ -78,11 +79,9 @@ class TransformersSegmenter(CombiningSegmenter):
         scale = np.array([self._inner[1] / self._size_hw[1], self._inner[0] / self._size_hw[0]])
         parts = {}
         if prompts.clicks is not None:
-            points = parts["input_points"] = self._tensor(prompts.clicks * scale)
-            labels = torch.ones(points.shape[:-1], dtype=torch.int, device=points.device)
-            if prompts.background is not None:
-                labels[0, torch.from_numpy(prompts.background)] = 0
-            parts["input_labels"] = labels
+            parts["input_points"] = self._tensor(prompts.clicks * scale)
+            labels = torch.from_numpy(click_labels(prompts))
+            parts["input_labels"] = labels[None].to(self._model.device)
         if prompts.boxes is not None:
             corners = prompts.boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
             parts["input_boxes"] = self._tensor(corners * np.tile(scale, 2))
