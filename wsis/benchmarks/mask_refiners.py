@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from weaklabels.files import atomic_text, read_json
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER
 from wsis.benchmarks.refiner_recipes import TEACHERS, markdown, spread
 from wsis.errors import user_message
 from wsis.recipes import quickstart
@@ -32,7 +33,6 @@ from wsis.recipes.pointwssis import (
     refine_stage,
 )
 from wsis.recipes.segmenters import require_clicks, require_segmenter
-from wsis.refine.driver import DEFAULT_SEGMENTER
 from wsis.runner import Stage, run_stages
 
 # Name in the table: refiners of the teacher's masks, in their order of work.

@@ -12,8 +12,7 @@ processes. Points without a mask are counted and listed in OUTPUT.unmatched.json
 import argparse
 
 from weaklabels.shards import RecordShards
-from weaksam.segmenters.spec import FORMS
-from wsis.cli.flags import add_flag, add_job, any_gpu, job_of
+from wsis.cli.flags import add_flag, add_job, add_segmenter, any_gpu, job_of
 from wsis.cli.generate import print_report
 from wsis.pseudo_labels.point_masks import PointMaskSettings, segment_points
 
@@ -22,10 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--annotations", required=True, help="COCO file with the points")
     add_flag(parser, "--image-root", required=True)
     add_flag(parser, "--output", "-o", required=True, help="records to write (.jsonl)")
-    parser.add_argument("--segmenter", default="tiny", help=f"one of {FORMS} (default: tiny)")
-    parser.add_argument(
-        "--download", action="store_true", help="let transformers fetch a model by its name"
-    )
+    add_segmenter(parser)
     add_job(parser, num_gpus=any_gpu())
 
 

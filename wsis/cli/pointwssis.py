@@ -20,7 +20,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from weaksam.segmenters.spec import FORMS
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, FORMS
 from wsis.cli.run import add_run_arguments, flags_of, machines_of, overrides_of, start
 from wsis.recipes.plan import (
     MASKREFINENET,
@@ -44,7 +44,6 @@ from wsis.recipes.start_from import (
     parse_start,
     released_files,
 )
-from wsis.refine.driver import DEFAULT_SEGMENTER
 from wsis.released import DRIVE_URL
 from wsis.runner import PipelineError, Run
 from wsis.sources import DATA_SOURCES, DataSource, own_data

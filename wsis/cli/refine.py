@@ -16,11 +16,10 @@ number of processes. Images that cannot be read are left out and named; the exit
 import argparse
 
 from weaklabels.shards import RecordShards
-from weaksam.segmenters.spec import FORMS
-from wsis.cli.flags import add_flag, add_job, any_gpu, job_of
+from wsis.cli.flags import add_flag, add_job, add_segmenter, any_gpu, job_of
 from wsis.launcher import Job
 from wsis.refine import REFINERS, RefineReport, RefineSettings, refine
-from wsis.refine.driver import DEFAULT_BATCH_SIZE, DEFAULT_SEGMENTER, MASKREFINENET
+from wsis.refine.driver import DEFAULT_BATCH_SIZE, MASKREFINENET
 
 LISTED = 10  # unreadable images that the summary names
 
@@ -28,12 +27,7 @@ LISTED = 10  # unreadable images that the summary names
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refiner", choices=REFINERS, default=MASKREFINENET)
     add_flag(parser, "--weights", help="checkpoint of MaskRefineNet")
-    parser.add_argument(
-        "--segmenter", help=f"of --refiner sam, one of {FORMS} (default: {DEFAULT_SEGMENTER})"
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="let transformers fetch a segmenter by its name"
-    )
+    add_segmenter(parser.add_argument_group("of --refiner sam"), default=None)
     add_flag(
         parser,
         "--records",

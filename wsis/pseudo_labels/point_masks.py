@@ -20,7 +20,7 @@ from weaklabels.points import centroid, checked_point, mask_point
 from weaklabels.records import Record, mask_instances
 from weaklabels.shards import RecordShards, ShardWriter
 from weaksam.segmenters.protocol import Segmenter
-from weaksam.segmenters.spec import load_segmenter
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, load_segmenter
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
 from wsis.sharded import Share, write_sharded
 
@@ -41,7 +41,7 @@ class PointMaskSettings:
     annotations: Path
     image_root: Path
     output: Path
-    segmenter: str = "tiny"
+    segmenter: str = DEFAULT_SEGMENTER
     download: bool = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weaklabels.coco import CocoFile
-from weaksam.segmenters.spec import parse_spec
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, parse_spec
 from wsis.recipes.segmenters import require_clicks
 from wsis.runner import FlagValue, Machines, PipelineError
 from wsis.sources import DataSource
@@ -88,7 +88,7 @@ class Plan:
     split_flags: Mapping[str, FlagValue] = field(default_factory=dict)
     teacher_kind: str = SOLOV2
     refiners: tuple[str, ...] = (MASKREFINENET,)
-    segmenter: str = "tiny"
+    segmenter: str = DEFAULT_SEGMENTER
     keep_batch_size: bool = False
     keep_unlabeled: bool = False
     image_share: float = 1.0

@@ -17,6 +17,7 @@ from weaklabels.files import file_sha256
 from weaklabels.model_folder import weights_file
 from weaklabels.records import Record
 from weaklabels.shards import RecordShards, ShardWriter
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
 from wsis.sharded import Share, write_sharded
 
@@ -25,7 +26,6 @@ from .protocol import KEPT_PRIOR, Refiner
 from .sam import SamRefiner
 
 MASKREFINENET, SAM = "maskrefinenet", "sam"
-DEFAULT_SEGMENTER = "tiny"
 
 
 @dataclass(frozen=True)
