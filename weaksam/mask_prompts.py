@@ -32,6 +32,7 @@ class PromptSettings:
 
 
 SETTINGS = PromptSettings()
+CROP_SCALE = 2.0  # of a crop's sides to the longer one of the mask's box, as in MaskRefineNet
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
@@ -158,7 +159,8 @@ def refined_masks(
     """The segmenter's mask of each rough mask, of three the one of the highest predicted IoU.
 
     Of the prompts of a mask it gets those that it takes; where it combines none, the box. An empty
-    mask is prompted by its point alone.
+    mask is prompted by its point alone. A segmenter with a `crop_side` sees each mask of a larger
+    image in a crop of its own.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -172,18 +174,46 @@ def refined_masks(
     Raises:
         ValueError: the segmenter takes neither combined prompts nor boxes.
     """
-    segmenter.set_image(image)
-    features = None
-    if isinstance(segmenter, CombiningSegmenter) and "boxes" in segmenter.combines:
-        features = unit_features(segmenter.embedding())
     refined, rough = np.zeros_like(masks), masks.any(axis=(1, 2))
-    rows = np.flatnonzero(rough)
-    for start in range(0, len(rows), at_once):
-        part = rows[start : start + at_once]
-        _draw(refined, part, prompted(segmenter, masks[part], features, settings))
+    rows, crop_side = np.flatnonzero(rough), getattr(segmenter, "crop_side", None)
+    if crop_side is not None and max(image.shape[:2]) > crop_side:
+        for row in rows:
+            window = crop_window(masks[row])
+            found = refined[row][window]  # a view
+            found[:] = _whole(segmenter, image[window], masks[row][window][None], 1, settings)[0]
+    elif len(rows):
+        refined[rows] = _whole(segmenter, image, masks[rows], at_once, settings)
     rows = np.flatnonzero(~rough)
     if len(rows) and "points" in segmenter.prompts:
+        segmenter.set_image(image)
         _draw(refined, rows, segmenter.points(points[rows]))
+    return refined
+
+
+def crop_window(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a square around a mask's box, twice as large, within the image."""
+    box = mask_box(mask)
+    middle, reach = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).max() * CROP_SCALE / 2
+    low = np.maximum(np.floor(middle - reach), 0).astype(int)
+    high = np.ceil(middle + reach).astype(int)  # slices end with the image
+    return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _whole(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    masks: np.ndarray,
+    at_once: int,
+    settings: PromptSettings,
+) -> np.ndarray:
+    """The segmenter's masks of rough ones, none of them empty, in one image."""
+    segmenter.set_image(image)
+    refined, features = np.zeros_like(masks), None
+    if isinstance(segmenter, CombiningSegmenter) and "boxes" in segmenter.combines:
+        features = unit_features(segmenter.embedding())
+    for start in range(0, len(masks), at_once):
+        rows = np.arange(start, min(start + at_once, len(masks)))
+        _draw(refined, rows, prompted(segmenter, masks[rows], features, settings))
     return refined
 
 

@@ -200,6 +200,49 @@ def test_a_segmenter_is_asked_by_the_parts_that_it_takes(combines):
     assert segmenter.asked[2].clicks.tolist() == [[[9.0, 9.0]]]  # the empty one, by its point
 
 
+def test_masks_of_large_images_are_shown_in_crops_of_their_own():
+    image = np.arange(60 * 90 * 3).reshape(60, 90, 3).astype(np.uint8)
+    masks = np.zeros((3, 60, 90), bool)
+    masks[0, 20:30, 40:50], masks[1, 0:8, 70:90] = True, True
+    segmenter, shown = Asked({"clicks", "masks"}), []
+    encode = segmenter.encode
+    segmenter.encode = lambda image: (shown.append(image), encode(image))
+    segmenter.crop_side = 90
+    refined_masks(segmenter, image, masks, np.full((3, 2), 9.0))
+    assert [part.shape[:2] for part in shown] == [(60, 90), (60, 90)]  # not larger than that
+    del shown[:], segmenter.asked[:]
+    segmenter.crop_side = 89
+    refined = refined_masks(segmenter, image, masks, np.full((3, 2), 9.0))
+    windows = [(slice(15, 35), slice(35, 55)), (slice(0, 24), slice(60, 90))]
+    for part, window, mask, found, asked in zip(
+        shown, windows, masks, refined, segmenter.asked, strict=False
+    ):
+        np.testing.assert_array_equal(part, image[window])
+        assert asked.clicks[0, 0].tolist() == list(inner_point(mask[window]))
+        want = np.zeros((60, 90), bool)
+        want[window][4:8, 4:8] = True  # where the answer is in its crop
+        np.testing.assert_array_equal(found, want)
+    assert shown[2].shape == image.shape  # the empty mask's point
+
+
+def test_tiny_sees_small_objects_of_large_images():
+    """Discs of 14 pixels in an image of 480, which the network sees at a third of its size."""
+    rng, tiny = np.random.default_rng(0), load_segmenter("tiny", device="cpu")
+    image = rng.integers(110, 130, (480, 480, 3)).astype(np.uint8)
+    y, x = np.indices((480, 480))
+    true = np.stack([(x - 60 * n) ** 2 + (y - 60 * n - 9) ** 2 < 49 for n in range(1, 7)])
+    image[true.any(axis=0)] = (210, 60, 50)
+    rough = true & (x < np.array([60 * n + 3 for n in range(1, 7)])[:, None, None])
+    figures = []
+    for side in (None, tiny.crop_side):
+        tiny.crop_side = side
+        found = refined_masks(tiny, image, rough, np.zeros((6, 2)))
+        figures.append(
+            np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(found, true, strict=True)])
+        )
+    assert figures[1] > max(figures[0], 0.8)
+
+
 def test_parts_that_a_segmenter_does_not_take_are_refused():
     segmenter = Asked({"clicks"})
     segmenter.set_image(np.zeros((*SIZE, 3), np.uint8))

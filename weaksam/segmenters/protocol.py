@@ -201,9 +201,12 @@ class CombiningSegmenter(BatchedSegmenter):
 
     Optional: what needs it asks `isinstance(segmenter, CombiningSegmenter)`.
     combines: the parts of a `PromptBatch` that it takes together.
+    crop_side: of an image with a longer side than this a small object is better shown by itself;
+        None where that is never worth another encoding.
     """
 
     combines: frozenset[str]
+    crop_side: int | None = None
 
     @abstractmethod
     def draw_combined(self, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:

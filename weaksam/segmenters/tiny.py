@@ -45,7 +45,7 @@ class TinySegmenter(CombiningSegmenter):
     def __init__(self, network: TinyNetwork, identity: str, side: int = SIDE):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
-        self.identity, self.side = identity, side
+        self.identity, self.side, self.crop_side = identity, side, side
         self._features: Features | None = None
         self._device = next(network.parameters()).device
 
