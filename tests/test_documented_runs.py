@@ -43,6 +43,10 @@ SMALLER = {  # beginning of a command: what is added to it
     "python tools/import_points.py": (),
     "python -m maskrefinenet train": REFINER.split(),
     "wsis refine": ("--num-gpus", "0"),
+    "wsis point-masks": ("--num-gpus", "0"),
+    "wsis box-masks": ("--num-gpus", "0"),
+    "wsis merge": (),
+    "wsis evaluate-labels": (),
     "wsis tags --coco": (),
     "wsis clues train --network resnet": "--epochs 1 --size 32 --num-gpus 0".split(),
     "wsis clues points --weights output/weak": ("--num-gpus", "0", "--scales", "1.0"),
@@ -77,6 +81,7 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "wsis proposals points --segmenter segment_anything",
     "wsis proposals recall --proposals output/voc",
     "python -m wsis.benchmarks.refiner_recipes",  # tests/wsis/test_refiner_recipes.py
+    "python -m wsis.benchmarks.mask_refiners",  # tests/wsis/test_mask_refiners.py
     "wsis package",  # tests/wsis/test_package.py
 )
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
@@ -164,8 +169,10 @@ def workplace(tmp_path_factory):
     for split in ("train2017", "val2017"):
         (coco / split).symlink_to(coco / "train")
     names = [f"datasets/coco/annotations/instances_{split}2017.json" for split in ("train", "val")]
-    names += [f"{name}.json" for name in ("ann", "annotations", "val", "all")]
-    names += ["instances_train2017_10p_s.json", "instances_val_part.json"]
+    names += [f"{name}.json" for name in ("ann", "annotations", "val", "all", "boxes")]
+    names += [
+        f"instances_{name}.json" for name in ("train2017_10p_s", "train2017_10p_w", "val_part")
+    ]
     for name in names:
         (folder / name).write_text(json.dumps(content))
     for name in ("strong_1", "strong_2", "weak", "weak_val"):

@@ -161,7 +161,7 @@ def images_of_records(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def merge_labels(
-    strong_path: Path,
+    strong_path: Path | None,
     records_path: Path,
     out_path: Path,
     weak_path: Path | None = None,
@@ -171,6 +171,7 @@ def merge_labels(
     """Write the merged file; returns what is in it. The module's docstring says in which order.
 
     Args:
+        strong_path: None where no image has strong labels; `weak_path` then tells the categories.
         allow_missing: weak images without a record enter without labels; else they are an error.
 
     Raises:
@@ -178,7 +179,13 @@ def merge_labels(
     """
     if math.isnan(min_score):
         raise ValueError("--min-score nan: must be a number")
-    strong = CocoFile(strong_path)
+    if strong_path is None and weak_path is None:
+        raise ValueError(
+            "categories are not known: give --weak-annotations, or strong labels with --annotations"
+        )
+    strong = CocoFile(strong_path or weak_path)
+    if strong_path is None:
+        strong.images = {}
     if weak_path:
         weak = CocoFile(weak_path)
         refuse_other_categories(strong, weak)
@@ -190,7 +197,7 @@ def merge_labels(
     images = [*strong.images.values(), *weak_images.values()]
     with atomic_text(out_path) as handle:
         writer = CocoWriter(handle, strong.header | {"images": images})
-        for annotation in strong.annotations():
+        for annotation in strong.annotations() if strong_path else ():
             writer.add(annotation | {"id": writer.count + 1})
         counts.strong = writer.count
         records = tqdm(read_records(records_path), "records", unit="image")

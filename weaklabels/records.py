@@ -3,8 +3,8 @@
 `{"image_id", "file_name", "height", "width", "instances": [{"category_id", "score", "bbox",
 "area", "point", "segmentation"}]}`: category ids of the dataset, pixels of the original image,
 points (x, y), boxes [x, y, width, height]. Of an instance, `category_id`, `score` and
-`segmentation` are required. Also read: COCO result lists, and lists of images with contiguous class
-indices, as Detectron2 writes them.
+`segmentation` are required. Also read: COCO result lists, lists of images with contiguous class
+indices, as Detectron2 writes them, and COCO files with masks.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from weaklabels.coco import Annotations, ImageInfo
+from weaklabels.coco import Annotations, ImageInfo, load_annotations
 from weaklabels.files import missing_keys, read_json
 from weaklabels.image_root import check_image_name
 from weaklabels.masks import (
@@ -41,7 +41,8 @@ def read_records(path: str | Path, annotations: Annotations | None = None) -> It
     """Yield (where, record) of a prediction file, one image at a time, each record checked.
 
     Args:
-        path: `.jsonl` (streamed), or `.json` (COCO results, or a list of images with instances).
+        path: `.jsonl` (streamed), or `.json` (COCO results, a list of images with instances, or a
+            COCO file with masks, which needs no other).
         annotations: tells `.json` files the images' names and sizes and the category ids;
             `.jsonl` files hold all that themselves.
 
@@ -52,7 +53,12 @@ def read_records(path: str | Path, annotations: Annotations | None = None) -> It
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected prediction records (.jsonl)")
     if path.suffix == ".json":
-        yield from result_records(read_json(path), path, annotations)
+        content = read_json(path)
+        if isinstance(content, dict) and "annotations" in content:
+            del content  # it is read again, annotation by annotation
+            yield from label_records(path)
+        else:
+            yield from result_records(content, path, annotations)
     else:
         if not path.stat().st_size:
             raise ValueError(f"{path}: is empty: run what writes it to its end, or give another")
@@ -89,6 +95,28 @@ def result_records(
                 raise ValueError(f"{where}: {_reason(error)}; {REMEDY}") from error
 
     yield from _unique(records())
+
+
+def label_records(path: Path) -> Iterator[Located]:
+    """(where, record) of each image of a COCO file with masks; crowds are left out.
+
+    An annotation without `score` has 1, one without `point` its mask's center of mass.
+    """
+    labels = load_annotations(path)
+    for image in labels.images.values():
+        instances = []
+        for annotation in labels.instances[image.image_id]:
+            if annotation.get("iscrowd"):
+                continue
+            rle = labels.mask_rle(annotation, "a record")
+            point = annotation.get("point") or rle_point(rle)
+            instance = {"category_id": annotation["category_id"], "point": list(point)}
+            instance["score"] = annotation.get("score", 1.0)
+            instances.append(instance | mask_fields(rle))
+        record = {key: getattr(image, key) for key in RECORD_KEYS[:-1]} | {"instances": instances}
+        where = f"{path}: image {image.image_id}"
+        check_record(where, record)
+        yield where, record
 
 
 def check_record(where: str, record: Any) -> None:

@@ -134,6 +134,9 @@ OPTIONS = {
         ["--output", "records.json"],
         ["--records", "nowhere.jsonl"],
         ["--refiner", "nothing"],
+        ["--refiner", "sam"],  # with --weights
+        ["--segmenter", "tiny"],
+        ["--download"],
         ["--annotations", "nowhere.json"],
     ),
     "split": (

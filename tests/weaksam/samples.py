@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from weaklabels.tags import TaggedImage, Tags
-from weaksam.segmenters.protocol import BatchedSegmenter
+from weaksam.segmenters.protocol import BatchedSegmenter, PromptBatch
 
 TAGGED_SIDE = 400  # of the images of `tags_of`
 
@@ -104,6 +104,16 @@ def picture(seed: int = 0, height: int = 60, width: int = 80) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def combined_prompts(size_hw: tuple[int, int]) -> PromptBatch:
+    """Three prompts of every part, on an image of at least 60 x 60."""
+    rng = np.random.default_rng(4)
+    clicks = rng.uniform(5, 50, (3, 2, 2))
+    corners = rng.uniform(3, 25, (3, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 30, (3, 2))], axis=1)
+    masks = rng.normal(0, 8, (3, *size_hw)).astype(np.float32)
+    return PromptBatch(clicks, np.array([[False, True]] * 3), boxes, masks)
 
 
 def make_dataset(folder: Path, count: int = 4) -> tuple[Path, Path]:

@@ -10,9 +10,11 @@ pytest.importorskip("segment_anything", reason="needs the extra [sam]")
 
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
-from tests.weaksam.samples import picture, tiny_sam
+from tests.weaksam.samples import combined_prompts, picture, tiny_sam
 from weaksam.proposals.boxes import mask_boxes
 from weaksam.proposals.prompts import Clicks, Grid, click_proposals, grid_proposals
+from weaksam.segmenters.extras import ALL_PARTS
+from weaksam.segmenters.protocol import PromptBatch
 from weaksam.segmenters.segment_anything import SegmentAnything, load_segment_anything
 
 IMAGE = picture(3)
@@ -78,6 +80,41 @@ def test_boxes_equal_the_predictor_on_corner_pixels(sam, segmenter, multimask):
         want, quality, _ = predictor.predict(box=box - [0, 0, 1, 1], multimask_output=multimask)
         np.testing.assert_array_equal(masks.numpy(), want)
         np.testing.assert_allclose(scores, quality, rtol=1e-4)
+
+
+def test_combined_prompts_equal_the_predictor(sam, segmenter):
+    """Clicks on and off the object, a box and a mask at once, in any selection."""
+    predictor = SamPredictor(sam)
+    predictor.set_image(IMAGE)
+    prompts = combined_prompts(IMAGE.shape[:2])
+    for parts in ({"clicks"}, {"clicks", "background"}, {"boxes", "masks"}, ALL_PARTS):
+        asked = PromptBatch(**{name: getattr(prompts, name) for name in parts})
+        (batch,) = segmenter.combined(asked)
+        assert batch.masks.shape == (3, 3, 60, 80)
+        for row in range(3):
+            words = {"multimask_output": True}
+            if "clicks" in parts:
+                words["point_coords"] = prompts.clicks[row]
+                off = prompts.background[row] if "background" in parts else np.zeros(2, bool)
+                words["point_labels"] = (~off).astype(int)
+            if "boxes" in parts:
+                words["box"] = prompts.boxes[row] - [0, 0, 1, 1]
+            if "masks" in parts:  # 60 x 80 pixels are 24 x 32 of the prompt's 32 x 32
+                small = torch.nn.functional.interpolate(
+                    torch.from_numpy(prompts.masks[row])[None, None], (24, 32), mode="area"
+                )
+                words["mask_input"] = np.pad(small[0, 0].numpy(), ((0, 8), (0, 0)))[None]
+            want, quality, _ = predictor.predict(**words)
+            assert (batch.masks[row].numpy() != want).mean() < 1e-3
+            np.testing.assert_allclose(batch.predicted_iou[row], quality, rtol=1e-3)
+
+
+def test_the_embedding_shows_the_image_alone(sam, segmenter):
+    predictor = SamPredictor(sam)
+    predictor.set_image(IMAGE)
+    embedding = segmenter.embedding()
+    assert embedding.shape == (32, 6, 8)  # of 8 x 8, two rows are padding
+    np.testing.assert_allclose(embedding, predictor.features[0, :, :6].numpy(), rtol=1e-5)
 
 
 def test_batches_do_not_change_the_masks(sam, segmenter):

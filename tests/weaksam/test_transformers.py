@@ -1,6 +1,7 @@
 """SAM of transformers: the same weights give the same boxes as segment-anything's."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ pytest.importorskip("transformers", reason="needs the extra [sam]")
 
 import transformers
 
-from tests.weaksam.samples import picture, tiny_sam
+from tests.weaksam.samples import combined_prompts, picture, tiny_sam
 from weaksam.proposals.boxes import mask_boxes
 from weaksam.proposals.prompts import Clicks, Grid, click_proposals, grid_proposals
+from weaksam.segmenters.extras import ALL_PARTS
+from weaksam.segmenters.protocol import PromptBatch
 from weaksam.segmenters.segment_anything import SegmentAnything
 from weaksam.segmenters.spec import load_segmenter
 from weaksam.segmenters.transformers import TransformersSegmenter, load_transformers
@@ -119,6 +122,25 @@ def test_boxes_equal_segment_anything(pair, multimask):
     assert (got.masks != want.masks).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [{"clicks"}, {"clicks", "background"}, {"clicks", "boxes"}, {"boxes", "masks"}, ALL_PARTS],
+)
+def test_combined_prompts_equal_segment_anything(pair, parts):
+    prompts = combined_prompts(IMAGE.shape[:2])
+    asked = PromptBatch(**{name: getattr(prompts, name) for name in parts})
+    (want,), (got,) = (list(segmenter.combined(asked)) for segmenter in pair)
+    assert got.masks.shape == (3, 3, 60, 80)
+    assert (got.masks != want.masks).float().mean() < 1e-3
+    torch.testing.assert_close(got.predicted_iou, want.predicted_iou, rtol=1e-3, atol=1e-4)
+
+
+def test_embeddings_equal_segment_anything(pair):
+    want, got = (segmenter.embedding() for segmenter in pair)
+    assert got.shape == want.shape == (32, 6, 8)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
 def test_a_saved_model_is_loaded_by_its_folder(pair, tmp_path: Path):
     model = converted(tiny_sam())
     model.save_pretrained(tmp_path / "sam")
@@ -152,6 +174,7 @@ def test_masks_of_sam_hq_come_finest_first(tmp_path: Path):
     assert (scores[:, 1:] > scores[:, :-1]).any()  # no longer best first
     (single,) = segmenter.boxes([[3, 4, 50, 40]])
     assert single.masks.shape == (1, 1, 60, 80)
+    assert_combines(segmenter)
 
 
 def test_sam_2_sees_a_square(tmp_path: Path):
@@ -185,6 +208,22 @@ def test_sam_2_sees_a_square(tmp_path: Path):
     assert batch.masks.shape == (2, 3, 60, 80)
     (batch,) = segmenter.boxes([[3, 4, 50, 40]])
     assert batch.masks.shape == (1, 1, 60, 80)
+    assert segmenter.embedding().shape == (32, 8, 8)
+    assert_combines(segmenter)
+
+
+def assert_combines(segmenter: TransformersSegmenter) -> None:
+    """Every part of a prompt changes the answer, and prompts do not see each other."""
+    prompts = combined_prompts(IMAGE.shape[:2])
+    (whole,) = segmenter.combined(prompts)
+    assert whole.masks.shape == (3, 3, 60, 80)
+    segmenter.prompts_per_batch = 1
+    alone = list(segmenter.combined(prompts))
+    scores = torch.cat([batch.predicted_iou for batch in alone])
+    torch.testing.assert_close(scores, whole.predicted_iou, rtol=1e-3, atol=1e-4)
+    for part in ("background", "boxes", "masks"):
+        (other,) = list(segmenter.combined(replace(prompts.rows(slice(0, 1)), **{part: None})))
+        assert (other.predicted_iou - scores[:1]).abs().max() > 1e-6, part
 
 
 def test_nothing_is_fetched_without_being_asked():

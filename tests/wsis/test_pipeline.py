@@ -135,7 +135,7 @@ def test_options_of_the_refiner_and_of_the_split_are_flags(make_plan):
     assert (flags["seed"], flags["percent"]) == ("7", "10")  # the subset decides
     assert stage_named(plan, "refine").command.flags["weights"].name == "last.pth"
     with pytest.raises(PipelineError, match="'64' belongs to no --option"):
-        make_plan("10p", "--refiner", "64 --amp")
+        make_plan("10p", "--split", "64 --seed 1")
 
 
 @pytest.mark.parametrize("spelling", ["records", "predictions"])

@@ -269,7 +269,7 @@ class Grown(Refiner):
     category_ids = (1, 13)
 
     @classmethod
-    def load(cls, weights, device, batch_size):
+    def load(cls, settings, device):
         return cls()
 
     def refine(self, image_rgb, masks, points, class_ids):
@@ -304,7 +304,8 @@ def test_any_refiner_runs_in_the_driver(checkpoint, weak, tmp_path, monkeypatch)
 
 def test_refining_an_image_equals_refining_records(checkpoint, weak, tmp_path):
     """MaskRefineNet's own way through groups agrees with the protocol's way through one image."""
-    network = REFINERS["maskrefinenet"](checkpoint, torch.device("cpu"), 16)
+    settings = RefineSettings(weak, checkpoint, tmp_path, tmp_path / "out.jsonl")
+    network = REFINERS["maskrefinenet"](settings, torch.device("cpu"))
     records = list(read_predictions(weak))[:4]
     options = {"workers": 1, "category_ids": None}
     (group,) = network.refine_groups([records], tmp_path, **options)

@@ -6,8 +6,8 @@ the image that was set.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -38,6 +38,42 @@ class MaskBatch:
         sure, likely = (_area(logits > at) for at in (STABILITY_OFFSET, -STABILITY_OFFSET))
         stability = sure / likely.clamp(min=1)
         return cls(prompts, logits > 0, predicted_iou.float(), stability)
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Of each prompt's masks the one (G, H, W) of the highest predicted IoU, and that (G,).
+
+        Empty masks come last; a predicted IoU that is unknown is 1.
+        """
+        quality = self.predicted_iou.nan_to_num(nan=1.0)
+        order = torch.where(self.masks.flatten(2).any(dim=2), quality, -torch.inf)
+        chosen = torch.arange(len(order), device=order.device), order.argmax(dim=1)
+        return self.masks[chosen], quality[chosen]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """G prompts that consist of the same parts; None where they do not have one.
+
+    clicks: (G, K, 2) float64 x, y.  background: (G, K) bool, the clicks that are not on the object.
+    boxes: (G, 4) float64.  masks: (G, H, W) float32 logits in the image's size.
+    """
+
+    clicks: np.ndarray | None = None
+    background: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return max((len(part) for part in vars(self).values() if part is not None), default=0)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Names of the parts that the prompts have."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def rows(self, part: slice) -> "PromptBatch":
+        """Some of the prompts."""
+        return PromptBatch(**{name: getattr(self, name)[part] for name in self.parts})
 
 
 @runtime_checkable
@@ -119,7 +155,7 @@ class BatchedSegmenter(ABC):
         for count in np.unique(counts):
             same = np.flatnonzero(counts == count)
             members = np.stack([by_group[i] for i in same])  # (G, K)
-            yield from self._batches(names[same], clicks=xy[members], multimask=True)
+            yield from self._prompted(names[same], PromptBatch(clicks=xy[members]), True)
 
     def boxes(self, xyxy: np.ndarray, multimask: bool = False) -> Iterator[MaskBatch]:
         """See `Segmenter.boxes`."""
@@ -128,25 +164,28 @@ class BatchedSegmenter(ABC):
         flat = np.flatnonzero((xyxy[:, 2:] <= xyxy[:, :2]).any(axis=1))
         if len(flat):
             raise ValueError(f"box {flat[0]} is {xyxy[flat[0]].tolist()}: x1 > x0, y1 > y0 needed")
-        yield from self._batches(np.arange(len(xyxy)), boxes=xyxy, multimask=multimask)
+        yield from self._prompted(np.arange(len(xyxy)), PromptBatch(boxes=xyxy), multimask)
+
+    def _prompted(
+        self, names: np.ndarray, prompts: PromptBatch, multimask: bool
+    ) -> Iterator[MaskBatch]:
+        def draw(part: PromptBatch) -> tuple[Tensor, Tensor]:
+            return self.draw(part.clicks, part.boxes, multimask)
+
+        return self._batches(names, prompts, draw)
 
     def _batches(
         self,
         names: np.ndarray,
-        clicks: np.ndarray | None = None,
-        boxes: np.ndarray | None = None,
-        multimask: bool = True,
+        prompts: PromptBatch,
+        draw: Callable[[PromptBatch], tuple[Tensor, Tensor]],
     ) -> Iterator[MaskBatch]:
         height, width = self._require_image()
         step = max(1, min(self.prompts_per_batch, BATCH_PIXELS // (3 * height * width)))
         for start in range(0, len(names), step):
             part = slice(start, start + step)
             with torch.inference_mode():
-                logits, predicted_iou = self.draw(
-                    None if clicks is None else clicks[part],
-                    None if boxes is None else boxes[part],
-                    multimask,
-                )
+                logits, predicted_iou = draw(prompts.rows(part))
                 rows = torch.from_numpy(names[part].astype(np.int64))
                 batch = MaskBatch.from_logits(rows, logits, predicted_iou)
             yield batch
@@ -155,6 +194,50 @@ class BatchedSegmenter(ABC):
         if self.size_hw is None:
             raise RuntimeError("set_image comes first: there is no image to segment")
         return self.size_hw
+
+
+class CombiningSegmenter(BatchedSegmenter):
+    """A segmenter whose prompts may have several parts, and that shows its features of the image.
+
+    Optional: what needs it asks `isinstance(segmenter, CombiningSegmenter)`.
+    combines: the parts of a `PromptBatch` that it takes together.
+    crop_side: of an image with a longer side than this a small object is better shown by itself;
+        None where that is never worth another encoding.
+    """
+
+    combines: frozenset[str]
+    crop_side: int | None = None
+
+    @abstractmethod
+    def draw_combined(self, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
+        """As `draw`, of prompts whose parts are among `combines`."""
+
+    @abstractmethod
+    def embedding(self) -> np.ndarray:
+        """Features (C, h, w) float32 of the image that was set; its cells share it evenly."""
+
+    def draw(
+        self, clicks: np.ndarray | None, boxes: np.ndarray | None, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        return self.draw_combined(PromptBatch(clicks=clicks, boxes=boxes), multimask)
+
+    def combined(self, prompts: PromptBatch) -> Iterator[MaskBatch]:
+        """Masks of prompts, three each, batch by batch; ValueError for a part it does not take."""
+        size_hw = self._require_image()
+        if other := sorted(prompts.parts - self.combines):
+            raise ValueError(
+                f"segmenter {self.identity} takes no {other[0]}; prompts may combine "
+                f"{', '.join(sorted(self.combines))}"
+            )
+        if prompts.masks is not None and prompts.masks.shape[1:] != size_hw:
+            raise ValueError(
+                f"mask prompts {prompts.masks.shape} of an image {size_hw}: both need one size"
+            )
+
+        def draw(part: PromptBatch) -> tuple[Tensor, Tensor]:
+            return self.draw_combined(part, multimask=True)
+
+        return self._batches(np.arange(len(prompts)), prompts, draw)
 
 
 def _area(masks: Tensor) -> Tensor:

@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from detectron2.checkpoint.safe_files import read_torch_file
-from weaksam.segmenters.extras import require_extra, weights_digest
-from weaksam.segmenters.protocol import BatchedSegmenter
+from weaksam.segmenters.extras import (
+    ALL_PARTS,
+    click_labels,
+    inner_cells,
+    require_extra,
+    small_masks,
+    weights_digest,
+)
+from weaksam.segmenters.protocol import CombiningSegmenter, PromptBatch
 
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 FILES = {  # model: (file, size, blocks of its image encoder, their width)
@@ -20,13 +27,15 @@ FILES = {  # model: (file, size, blocks of its image encoder, their width)
 }
 
 
-class SegmentAnything(BatchedSegmenter):
+class SegmentAnything(CombiningSegmenter):
     """A `segment_anything` model behind the protocol.
 
     Args:
         model: a `Sam`, in evaluation mode, on its device.
         identity: see `Segmenter`.
     """
+
+    combines = ALL_PARTS
 
     def __init__(self, model: Any, identity: str):
         super().__init__()
@@ -39,22 +48,31 @@ class SegmentAnything(BatchedSegmenter):
     def encode(self, image: np.ndarray) -> None:
         self._predictor.set_image(image)
 
-    def draw(
-        self, clicks: np.ndarray | None, boxes: np.ndarray | None, multimask: bool
-    ) -> tuple[Tensor, Tensor]:
+    def draw_combined(self, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         size_hw = self._predictor.original_size
         resize, device = self._predictor.transform, self._predictor.device
-        points = labels = corners = None
-        if boxes is not None:
-            indices = boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
+        points = labels = corners = masks = None
+        if prompts.clicks is not None:
+            points = torch.as_tensor(resize.apply_coords(prompts.clicks, size_hw), device=device)
+            labels = torch.as_tensor(click_labels(prompts), device=device)
+        if prompts.boxes is not None:
+            indices = prompts.boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
             corners = torch.as_tensor(resize.apply_boxes(indices, size_hw), device=device).float()
-        else:
-            points = torch.as_tensor(resize.apply_coords(clicks, size_hw), device=device)
-            labels = torch.ones(points.shape[:2], dtype=torch.int, device=device)
+        if prompts.masks is not None:
+            encoder = self._predictor.model.prompt_encoder
+            inner = self._predictor.input_size
+            masks = small_masks(prompts.masks, inner, resize.target_length, encoder.mask_input_size)
+            masks = masks.to(device)
         logits, predicted_iou, _ = self._predictor.predict_torch(
-            points, labels, corners, multimask_output=multimask, return_logits=True
+            points, labels, corners, masks, multimask_output=multimask, return_logits=True
         )
         return logits, predicted_iou
+
+    def embedding(self) -> np.ndarray:
+        predictor = self._predictor
+        return inner_cells(
+            predictor.features[0], predictor.input_size, predictor.model.image_encoder.img_size
+        )
 
 
 def load_segment_anything(model: str, path: Path, device: str = "cpu") -> SegmentAnything:

@@ -14,6 +14,7 @@ import torch
 
 from weaksam.segmenters.protocol import Segmenter
 
+DEFAULT_SEGMENTER = "tiny"
 FORMS = (
     "tiny, tiny:FILE, segment_anything:{vit_b,vit_l,vit_h}:FILE, transformers:FOLDER_OR_NAME, "
     "grabcut"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from weaksam.segmenters.protocol import BatchedSegmenter
+from weaksam.segmenters.protocol import CombiningSegmenter, PromptBatch
 from weaksam.segmenters.tiny_network import (
     PAD_TO,
     PIXEL_MEAN,
@@ -30,7 +30,7 @@ SIDE = 160  # images are resized so that their longer side is this
 OBJECT = 1  # of its masks: region, object, group
 
 
-class TinySegmenter(BatchedSegmenter):
+class TinySegmenter(CombiningSegmenter):
     """`TinyNetwork` behind the protocol. Its three masks are ordered: region, object, group.
 
     Args:
@@ -39,12 +39,13 @@ class TinySegmenter(BatchedSegmenter):
         side: of the network's input, the longer one.
     """
 
+    combines = frozenset({"clicks"})  # it has learned from clicks or a box, never from both
     prompts_per_batch = 16  # more do not fit a CPU's cache
 
     def __init__(self, network: TinyNetwork, identity: str, side: int = SIDE):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
-        self.identity, self.side = identity, side
+        self.identity, self.side, self.crop_side = identity, side, side
         self._features: Features | None = None
         self._device = next(network.parameters()).device
 
@@ -65,10 +66,10 @@ class TinySegmenter(BatchedSegmenter):
             for few, many in zip(cells, (height, width), strict=True)
         )
 
-    def draw(
-        self, clicks: np.ndarray | None, boxes: np.ndarray | None, multimask: bool
-    ) -> tuple[Tensor, Tensor]:
-        logits, predicted_iou = self.network(self._features, self._prompts(clicks, boxes))
+    def draw_combined(self, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
+        logits, predicted_iou = self.network(
+            self._features, self._prompts(prompts.clicks, prompts.boxes)
+        )
         if not multimask:
             logits, predicted_iou = logits[:, OBJECT, None], predicted_iou[:, OBJECT, None]
         low = logits[..., : self._cells[0], : self._cells[1]].flatten(0, 1)
@@ -76,16 +77,22 @@ class TinySegmenter(BatchedSegmenter):
         enlarged = self._rows.expand(len(wide), -1, -1).bmm(wide)
         return enlarged.unflatten(0, logits.shape[:2]), predicted_iou
 
+    def embedding(self) -> np.ndarray:
+        rows, columns = self._cells
+        return self._features.context[0, :, :rows, :columns].cpu().numpy()
+
     def _prompts(self, clicks: np.ndarray | None, boxes: np.ndarray | None) -> Prompts:
         """Prompts in the network's frame."""
         scale = np.array([self._inner[1] / self._image[1], self._inner[0] / self._image[0]])
         if boxes is not None:
             corners = boxes.reshape(-1, 2, 2) * scale - 0.5
-            inside = corners.mean(axis=1, keepdims=True)
             edges = corners.reshape(-1, 4)
         else:
-            inside = (clicks + 0.5) * scale - 0.5
             edges = np.full((len(clicks), 4), np.nan)
+        if clicks is not None:
+            inside = (clicks + 0.5) * scale - 0.5
+        else:
+            inside = corners.mean(axis=1, keepdims=True)
         count, at_once = inside.shape[:2]
         return Prompts(
             clicks=torch.from_numpy(inside).float().to(self._device),

@@ -8,8 +8,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from weaksam.segmenters.extras import require_extra, weights_digest
-from weaksam.segmenters.protocol import BatchedSegmenter
+from weaksam.segmenters.extras import (
+    ALL_PARTS,
+    click_labels,
+    inner_cells,
+    require_extra,
+    small_masks,
+    weights_digest,
+)
+from weaksam.segmenters.protocol import CombiningSegmenter, PromptBatch
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB; those of all three families
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -21,7 +28,7 @@ CLASSES = {  # model type in config.json: class of transformers
 }
 
 
-class TransformersSegmenter(BatchedSegmenter):
+class TransformersSegmenter(CombiningSegmenter):
     """A SAM-like model of `transformers` behind the protocol.
 
     SAM and SAM-HQ see the image with its longer side resized and the rest padded, SAM 2 sees it
@@ -33,6 +40,8 @@ class TransformersSegmenter(BatchedSegmenter):
         identity: see `Segmenter`.
     """
 
+    combines = ALL_PARTS
+
     def __init__(self, model: Any, identity: str):
         super().__init__()
         kind = model.config.model_type
@@ -41,7 +50,9 @@ class TransformersSegmenter(BatchedSegmenter):
         self.identity = identity
         self._model = model
         self._square = kind.startswith("sam2")
-        self._side: int = model.config.prompt_encoder_config.image_size
+        prompting = model.config.prompt_encoder_config
+        self._side: int = prompting.image_size
+        self._mask_hw = (4 * prompting.image_size // prompting.patch_size,) * 2
 
     def encode(self, image: np.ndarray) -> None:
         self._size_hw = image.shape[:2]
@@ -64,32 +75,51 @@ class TransformersSegmenter(BatchedSegmenter):
         else:
             self._encoded = {"image_embeddings": encoded}
 
-    def draw(
-        self, clicks: np.ndarray | None, boxes: np.ndarray | None, multimask: bool
-    ) -> tuple[Tensor, Tensor]:
+    def draw_combined(self, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         scale = np.array([self._inner[1] / self._size_hw[1], self._inner[0] / self._size_hw[0]])
-        if boxes is not None:
-            corners = boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
-            prompts = {"input_boxes": self._tensor(corners * np.tile(scale, 2))}
-        else:
-            points = self._tensor(clicks * scale)
-            labels = torch.ones(points.shape[:-1], dtype=torch.int, device=points.device)
-            prompts = {"input_points": points, "input_labels": labels}
-        output = self._model(**self._encoded, **prompts, multimask_output=multimask)
-        logits = output.pred_masks[0].float()  # (G, M, S/4, S/4)
-        if not self._square:
+        parts = {}
+        if prompts.clicks is not None:
+            parts["input_points"] = self._tensor(prompts.clicks * scale)
+            labels = torch.from_numpy(click_labels(prompts))
+            parts["input_labels"] = labels[None].to(self._model.device)
+        if prompts.boxes is not None:
+            corners = prompts.boxes - [0, 0, 1, 1]  # SAM's corners are pixels, the last one inside
+            parts["input_boxes"] = self._tensor(corners * np.tile(scale, 2))
+        encoded = self._encoded
+        if prompts.masks is not None:
+            # One mask an image is all that it takes: each prompt comes with an image of its own.
+            parts = {name: value[0, :, None] for name, value in parts.items()}
+            encoded = {name: _repeated(value, len(prompts)) for name, value in encoded.items()}
+            masks = small_masks(prompts.masks, self._inner, self._side, self._mask_hw)
+            parts["input_masks"] = masks.to(self._model.device, self._model.dtype)
+        output = self._model(**encoded, **parts, multimask_output=multimask)
+        logits, predicted_iou = output.pred_masks.float(), output.iou_scores
+        logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten(0, 1)
+        if not self._square:  # (G, M, S/4, S/4) until here
             logits = _resize(logits, (self._side, self._side))
             logits = logits[..., : self._inner[0], : self._inner[1]]
-        logits, predicted_iou = _resize(logits, self._size_hw), output.iou_scores[0]
+        logits = _resize(logits, self._size_hw)
         if self._model.config.model_type == "sam_hq" and multimask:
             order = (logits > 0).sum((-2, -1)).argsort(dim=1, stable=True)
             logits = logits.gather(1, order[..., None, None].expand_as(logits))
             predicted_iou = predicted_iou.gather(1, order)
         return logits, predicted_iou
 
+    def embedding(self) -> np.ndarray:
+        features = self._encoded["image_embeddings"]
+        features = features[-1] if isinstance(features, list) else features
+        return inner_cells(features[0], self._inner, self._side)
+
     def _tensor(self, values: np.ndarray) -> Tensor:
         """Of one image, in the type and place of the model."""
         return torch.from_numpy(values)[None].to(self._model.device, self._model.dtype)
+
+
+def _repeated(value: Tensor | list[Tensor] | tuple[Tensor, ...], count: int) -> Any:
+    """Features of one image (1, ...), or several such, for `count` images."""
+    if isinstance(value, Tensor):
+        return value.expand(count, *[-1] * (value.ndim - 1))
+    return [_repeated(part, count) for part in value]
 
 
 def _resize(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -11,9 +11,8 @@ import argparse
 from pathlib import Path
 
 from weaksam.box_masks import PICKS, SINGLE
-from weaksam.segmenters.spec import FORMS
 from wsis.box_masks import BoxMaskSettings, segment_boxes
-from wsis.cli.flags import add_flag, add_job, any_gpu, job_of
+from wsis.cli.flags import add_flag, add_job, add_segmenter, any_gpu, job_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(parser, "--image-root", required=True)
     add_flag(parser, "--output", "-o", required=True, help="COCO file of masks to write")
-    parser.add_argument("--segmenter", default="tiny", help=f"one of {FORMS} (default: tiny)")
     parser.add_argument(
         "--pick",
         choices=PICKS,
@@ -31,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="single: the segmenter's one mask of a box; best_iou: of its three, the one whose "
         f"predicted IoU is highest (default: {SINGLE})",
     )
-    parser.add_argument(
-        "--download", action="store_true", help="let transformers fetch a model by its name"
-    )
+    add_segmenter(parser)
     add_job(parser, num_gpus=any_gpu())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from maskrefinenet.train_command import OLD_SPELLINGS as OLD_REFINER_TRAINING
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, FORMS
 from wsis.launcher import Job
 
 
@@ -78,6 +79,15 @@ def add_flag(parser: Any, name: str, *short: str, **options: Any) -> argparse.Ac
     flag = GLOSSARY[name]
     general = {"type": flag.type, "metavar": flag.metavar, "help": flag.help}
     return parser.add_argument(name, *short, **(general | options))
+
+
+def add_segmenter(parser: Any, default: str | None = DEFAULT_SEGMENTER) -> None:
+    """Add --segmenter and --download; `default` None tells whether the first was given."""
+    help_text = f"one of {FORMS} (default: {DEFAULT_SEGMENTER})"
+    parser.add_argument("--segmenter", default=default, metavar="SPEC", help=help_text)
+    parser.add_argument(
+        "--download", action="store_true", help="let transformers fetch a segmenter by its name"
+    )
 
 
 def add_config(parser: argparse.ArgumentParser, **options: Any) -> None:

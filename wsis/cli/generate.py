@@ -11,6 +11,7 @@ the reason. For the reason "nms", `other_point` is the point whose mask suppress
 
 import argparse
 import sys
+from pathlib import Path
 
 from adet.modeling.solov2 import PROMPTS
 from weaklabels.shards import RecordShards
@@ -59,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
     report = generate(settings, job_of(args))
     if report is None:
         return 0
-    print_report(report, settings)
+    print_report(report, settings.output)
     return 1 if report.failures else 0
 
 
-def print_report(report: GenerateReport, settings: GenerateSettings) -> None:
-    print(f"{settings.output}: {report.images} images")
+def print_report(report: GenerateReport, output: Path) -> None:
+    print(f"{output}: {report.images} images")
     for (name, reason), count in report.unmatched.items():
         print(f"points without a mask: {count} of {name} ({reason})")
     for message in report.failures:

@@ -41,6 +41,7 @@ COMMANDS = {  # name: module below wsis.cli, imported when the command is used
     "evaluate-detections": "evaluate_detections",
     "pseudo-boxes": "pseudo_boxes",
     "box-masks": "box_masks",
+    "point-masks": "point_masks",
     "import-points": "import_points",
     "convert-bdd100k": "convert_bdd100k",
     "voc-to-coco": "voc_to_coco",

@@ -19,7 +19,11 @@ OUTPUT = "output"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_flag(parser, "--annotations", required=True, help="COCO file with full masks (*_s.json)")
+    add_flag(
+        parser,
+        "--annotations",
+        help="COCO file with full masks (*_s.json); without it there are pseudo labels alone",
+    )
     add_flag(parser, "--records", required=True, help="prediction records of weak images (.jsonl)")
     add_flag(
         parser,

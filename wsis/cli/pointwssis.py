@@ -4,6 +4,9 @@
     wsis run pointwssis 10p --set-aside STAGE    (before a redo on several machines)
     wsis run pointwssis 10p --start-from released[:WHAT] [--released-root DIR]
 
+    wsis run pointwssis 10p --refiner sam|maskrefinenet,sam --segmenter SPEC
+    wsis run pointwssis 10p --teacher sam --segmenter SPEC
+
 Finished stages are skipped, interrupted ones resume. What stands where a stage writes before that
 stage was started (a released teacher, refiner, label file, student) is checked and used as it is.
 KEY VALUE pairs override the configuration of the teacher and of the student. The environment says
@@ -14,14 +17,21 @@ MASTER_ADDR and MASTER_PORT as torchrun names them.
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, FORMS
 from wsis.cli.run import add_run_arguments, flags_of, machines_of, overrides_of, start
 from wsis.recipes.plan import (
+    MASKREFINENET,
+    REFINERS,
+    SAM,
     SCHEDULES,
+    SOLOV2,
     STUDENT_CONFIGS,
     STUDENT_OPTIONS,
     TEACHER_CONFIG,
+    TEACHERS,
     Plan,
     describe_schedule,
     images_of,
@@ -50,7 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", choices=STUDENT_CONFIGS, default="solov2")
     parser.add_argument("--student-config", help="another config than that of --student")
     parser.add_argument("--split", default="", metavar="OPTIONS", help="options of the split")
-    parser.add_argument("--refiner", default="", metavar="OPTIONS", help="of its training")
+    parser.add_argument(
+        "--teacher",
+        choices=TEACHERS,
+        default=SOLOV2,
+        help="sam: each point prompts the segmenter, and no teacher is trained; what it draws is "
+        "refined only where --refiner says so",
+    )
+    parser.add_argument(
+        "--refiner",
+        default="",
+        metavar="[NAMES] [OPTIONS]",
+        help="maskrefinenet (default), sam (the segmenter, prompted by the rough masks), or both "
+        "in the order of their work, as in maskrefinenet,sam; then options of MaskRefineNet's "
+        "training",
+    )
+    parser.add_argument(
+        "--segmenter", help=f"of sam, one of {FORMS} (default: {DEFAULT_SEGMENTER})"
+    )
     parser.add_argument("--without-refiner", action="store_true", help="merge unrefined labels")
     parser.add_argument(
         "--keep-batch-size",
@@ -108,8 +135,9 @@ def run(args: argparse.Namespace) -> int:
 
 def start_from(plan: Plan, todo: Run, args: argparse.Namespace) -> None:
     """Put what --start-from asks for where the stages look; a dry run only says so."""
-    entries = parse_start(args.start_from, with_refiner=plan.with_refiner)
+    entries = parse_start(args.start_from, with_refiner=MASKREFINENET in plan.refiners)
     files = released_files(plan, entries, args.released_root)
+    refuse_released(plan, entries)
     if args.start or args.set_aside:
         raise PipelineError("--start-from goes on after given stages: it takes no --from STAGE")
     if plan.machines.num_nodes > 1:
@@ -124,9 +152,28 @@ def start_from(plan: Plan, todo: Run, args: argparse.Namespace) -> None:
         lay_out(todo, files, plan.subset, args.released_url)
 
 
+def refuse_released(plan: Plan, entries: Sequence[str]) -> None:
+    """PipelineError for released files that a run with a segmenter has no use for."""
+    if plan.teacher_kind == SAM and set(entries) != {"split"}:
+        raise PipelineError(
+            "--start-from: --teacher sam trains no network on the authors' masks, so only their "
+            "split fits: say released:split"
+        )
+    if plan.uses_segmenter and {"pseudo-labels", "student"} & set(entries):
+        raise PipelineError(
+            "--start-from: the released pseudo labels and student were made without a segmenter: "
+            "leave --refiner sam out, or say released:teacher"
+        )
+
+
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the arguments and the environment describe."""
     source = source_of(args)
+    refiners, options = refiners_of(args)
+    if args.teacher == SAM and args.teacher_config != TEACHER_CONFIG:
+        raise PipelineError("--teacher-config is of --teacher solov2; sam is not trained")
+    if args.segmenter is not None and SAM not in (args.teacher, *refiners):
+        raise PipelineError("--segmenter is for --teacher sam or --refiner sam: leave it out")
     return Plan(
         source=source,
         subset=args.subset,
@@ -137,13 +184,43 @@ def make_plan(args: argparse.Namespace) -> Plan:
         student_config=args.student_config or STUDENT_CONFIGS[args.student],
         overrides=overrides_of(args.opts),
         student_options=STUDENT_OPTIONS[args.student],
-        refiner_flags=flags_of(args.refiner, "--refiner", "train-refiner"),
+        refiner_flags=flags_of(options, "--refiner", "train-refiner"),
         split_flags=flags_of(args.split, "--split", "split"),
-        with_refiner=not args.without_refiner,
+        teacher_kind=args.teacher,
+        refiners=refiners,
+        segmenter=args.segmenter or DEFAULT_SEGMENTER,
         keep_batch_size=args.keep_batch_size,
         keep_unlabeled=args.keep_unlabeled,
         image_share=images_of(source) if args.scale_to_images else 1.0,
     )
+
+
+def refiners_of(args: argparse.Namespace) -> tuple[tuple[str, ...], str]:
+    """The refiners that the arguments name, and the options of MaskRefineNet's training.
+
+    Raises:
+        PipelineError: a name is unknown, or the options are of no refiner of the run.
+    """
+    text = args.refiner.strip()
+    word, options = ("", text) if text.startswith("-") else (text.partition(" ")[::2])
+    names = tuple(word.split(",")) if word else ()
+    if not set(names) <= set(REFINERS) or len(set(names)) != len(names):
+        raise PipelineError(
+            f"--refiner {args.refiner!r}: expected {' or '.join(REFINERS)}, or both with a comma "
+            "between, and then options of MaskRefineNet's training"
+        )
+    if args.without_refiner:
+        if names:
+            raise PipelineError(f"--without-refiner and --refiner {word}: give one of them")
+        return (), options
+    if options and names and MASKREFINENET not in names:
+        raise PipelineError(
+            f"--refiner {args.refiner!r}: {options.strip()} are options of MaskRefineNet's "
+            "training, which this run does not have; --segmenter chooses what sam prompts"
+        )
+    if names or (args.teacher == SAM and not options):
+        return names, options
+    return (MASKREFINENET,), options
 
 
 def source_of(args: argparse.Namespace) -> DataSource:

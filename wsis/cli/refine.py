@@ -2,6 +2,12 @@
 
     wsis refine --weights output/refiner/last.pth --records weak.jsonl \\
         --image-root coco/train2017 --output weak_refined.jsonl
+    wsis refine --refiner sam --segmenter tiny --records weak.jsonl \\
+        --image-root coco/train2017 --output weak_sam.jsonl
+
+--refiner maskrefinenet is a network that was trained on masks like these; --refiner sam prompts a
+segmenter with clicks, a box and a mask that it makes from each mask, as SAMRefiner does. A .json
+file of records may also be a COCO file with masks, such as `wsis box-masks` writes.
 
 The same command again continues a killed run and ends with the same bytes, also with another
 number of processes. Images that cannot be read are left out and named; the exit code is then 1.
@@ -10,18 +16,23 @@ number of processes. Images that cannot be read are left out and named; the exit
 import argparse
 
 from weaklabels.shards import RecordShards
-from wsis.cli.flags import add_flag, add_job, any_gpu, job_of
+from wsis.cli.flags import add_flag, add_job, add_segmenter, any_gpu, job_of
 from wsis.launcher import Job
 from wsis.refine import REFINERS, RefineReport, RefineSettings, refine
-from wsis.refine.driver import DEFAULT_BATCH_SIZE
+from wsis.refine.driver import DEFAULT_BATCH_SIZE, MASKREFINENET
 
 LISTED = 10  # unreadable images that the summary names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flag(parser, "--weights", required=True, help="checkpoint of the refiner")
+    parser.add_argument("--refiner", choices=REFINERS, default=MASKREFINENET)
+    add_flag(parser, "--weights", help="checkpoint of MaskRefineNet")
+    add_segmenter(parser.add_argument_group("of --refiner sam"), default=None)
     add_flag(
-        parser, "--records", required=True, help="records (.jsonl), COCO results (.json), or .pth"
+        parser,
+        "--records",
+        required=True,
+        help="records (.jsonl), COCO results or a COCO file with masks (.json), or .pth",
     )
     add_flag(parser, "--image-root", required=True)
     add_flag(parser, "--output", required=True, help="refined records (.jsonl)")
@@ -31,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="COCO file that names the images of .json and .pth records and, for weights that do "
         "not know them, the categories",
     )
-    parser.add_argument("--refiner", choices=REFINERS, default="maskrefinenet")
     add_flag(
         parser,
         "--batch-size",
@@ -55,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         refiner=args.refiner,
         batch_size=args.batch_size,
         workers=args.workers,
+        segmenter=args.segmenter,
+        download=args.download,
     )
     if RecordShards(settings.output, {}).is_complete():
         print(f"{settings.output} is complete: nothing to do (remove it to make it again)")

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weaklabels.coco import CocoFile
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER, parse_spec
+from wsis.recipes.segmenters import require_clicks
 from wsis.runner import FlagValue, Machines, PipelineError
 from wsis.sources import DataSource
 
@@ -19,6 +21,9 @@ TEACHER_WARMUP, STUDENT_WARMUP = 3000, 1000  # iterations
 CHECKPOINTS_OF_A_SHORT_TEACHER = 9  # where MAX_ITER is overridden: about so many checkpoints
 FINAL_MODEL = "model_final.pth"
 VALIDATION_FLAG = "val-records"  # of MaskRefineNet's training: then it also writes best.pth
+SOLOV2, SAM, MASKREFINENET = "solov2", "sam", "maskrefinenet"
+TEACHERS = (SOLOV2, SAM)  # SAM: each point prompts a segmenter, and nothing is trained
+REFINERS = (MASKREFINENET, SAM)
 TEACHER_CONFIG = "configs/PointWSSIS/R101_teacher.yaml"
 STUDENT_CONFIGS = {
     "solov2": "configs/PointWSSIS/R101_student.yaml",
@@ -62,6 +67,8 @@ class Plan:
     overrides: configuration of every training and generation.
     student_options: further configuration of the student alone.
     refiner_flags, split_flags: options of MaskRefineNet's training and of the split.
+    teacher_kind: one of TEACHERS.  refiners: some of REFINERS, in their order of work.
+    segmenter: what "sam" prompts, see weaksam.segmenters.spec.
     keep_batch_size: the published batch, learning rates and iterations on any number of GPUs.
     keep_unlabeled: the student also trains on images without any label; the reference leaves out
         those whose points all failed.
@@ -79,12 +86,18 @@ class Plan:
     student_options: Mapping[str, str] = field(default_factory=dict)
     refiner_flags: Mapping[str, FlagValue] = field(default_factory=dict)
     split_flags: Mapping[str, FlagValue] = field(default_factory=dict)
-    with_refiner: bool = True
+    teacher_kind: str = SOLOV2
+    refiners: tuple[str, ...] = (MASKREFINENET,)
+    segmenter: str = DEFAULT_SEGMENTER
     keep_batch_size: bool = False
     keep_unlabeled: bool = False
     image_share: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.uses_segmenter:
+            parse_spec(self.segmenter)
+        if self.teacher_kind == SAM:
+            require_clicks(self.segmenter)
         gpus = self.machines.world_size
         if self.keep_batch_size and gpus and self.batch % gpus:
             raise PipelineError(
@@ -122,13 +135,22 @@ class Plan:
         return self.source.path(self.subset, "w")
 
     @property
-    def merged_kind(self) -> str:
-        return "sw_refined" if self.with_refiner else "sw"
+    def uses_segmenter(self) -> bool:
+        return SAM in (self.teacher_kind, *self.refiners)
 
     @property
     def merged(self) -> Path:
-        """Label file of the student: strong labels and pseudo labels."""
-        return self.source.path(self.subset, self.merged_kind)
+        """Label file of the student: strong labels and pseudo labels; the method's own by name."""
+        if self.uses_segmenter:
+            return self.output / "merged.json"
+        return self.source.path(self.subset, "sw_refined" if self.refiners else "sw")
+
+    @property
+    def merged_name(self) -> str:
+        """What DATASETS.TRAIN says for it."""
+        if self.uses_segmenter:
+            return f"{self.output.name}_merged={self.merged}:{self.source.image_root}"
+        return self.source.name(self.subset, "sw_refined" if self.refiners else "sw")
 
     @property
     def teacher(self) -> Path:

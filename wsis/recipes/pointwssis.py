@@ -2,6 +2,7 @@
 
 Teacher on the strong images, predictions of two of its checkpoints there, MaskRefineNet trained on
 those, point-guided pseudo labels on the weak images, refinement, merging, student, evaluation.
+A promptable segmenter may take the place of the teacher, of MaskRefineNet, or follow it.
 """
 
 import shutil
@@ -15,11 +16,14 @@ from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from wsis.recipes import given
 from wsis.recipes.plan import (
     FINAL_MODEL,
+    MASKREFINENET,
+    SAM,
     Plan,
     student_solver,
     teacher_solver,
     tuple_text,
 )
+from wsis.recipes.segmenters import require_segmenter
 from wsis.runner import ROOT, Check, Command, Launch, PipelineError, Run, Stage
 
 BYTES_PER_CHECKPOINT = 550e6  # R-101-FPN SOLOv2 with its momentum buffers, measured
@@ -90,6 +94,13 @@ def generate(
     config = {**common_options(plan), "MODEL.WEIGHTS": str(weights), **(options or {})}
     flags |= {"prompt": prompt, "output": output}
     return Command("generate", flags=flags, config=config, launch=Launch.SPAWN)
+
+
+def point_masks(plan: Plan, labels: Path, output: Path) -> Command:
+    """Records of a segmenter that the points of a label file prompt."""
+    flags = {"annotations": labels, "image-root": plan.source.image_root}
+    flags |= {"segmenter": plan.segmenter, "output": output}
+    return Command("point-masks", flags=flags, launch=Launch.SPAWN)
 
 
 def merge(plan: Plan, records: Path, output: Path, min_score: float | None = None) -> Command:
@@ -176,20 +187,8 @@ def checkpoint(plan: Plan, iteration: int) -> Path:
 def refiner_stages(plan: Plan) -> list[Stage]:
     """Predictions of two teacher checkpoints on the strong images, and MaskRefineNet on them."""
     images, folder = plan.source.image_root, plan.refiner.parent
-    stages, records = [], []
-    for number, iteration in enumerate(teacher_solver(plan)[1], start=1):
-        weights = checkpoint(plan, iteration)
-        records.append(plan.output / f"strong_{number}.jsonl")
-        stages.append(
-            records_stage(
-                f"strong_{number}",
-                f"teacher masks on the strong images at iteration {iteration}",
-                generate(plan, "s", "point_with_size", weights, records[-1]),
-                (weights, plan.strong, images),
-                records[-1],
-                plan.strong,
-            )
-        )
+    stages = [segmenter_on_strong(plan)] if plan.teacher_kind == SAM else teacher_on_strong(plan)
+    records = [output for stage in stages for output in stage.makes]
     flags = {"annotations": plan.strong, "image-root": images, "records": tuple(records)}
     flags |= {"output": folder, "recipe": "paper", "resume": True}
     flags["amp"] = plan.machines.num_gpus > 0
@@ -206,25 +205,60 @@ def refiner_stages(plan: Plan) -> list[Stage]:
     return [*stages, refiner]
 
 
+def teacher_on_strong(plan: Plan) -> list[Stage]:
+    """What two checkpoints of the teacher make of the strong images."""
+    stages = []
+    for number, iteration in enumerate(teacher_solver(plan)[1], start=1):
+        weights, output = checkpoint(plan, iteration), plan.output / f"strong_{number}.jsonl"
+        command = generate(plan, "s", "point_with_size", weights, output)
+        needs = (weights, plan.strong, plan.source.image_root)
+        what = f"teacher masks on the strong images at iteration {iteration}"
+        stages.append(records_stage(f"strong_{number}", what, command, needs, output, plan.strong))
+    return stages
+
+
+def segmenter_on_strong(plan: Plan) -> Stage:
+    """What the segmenter makes of the centers of the strong images' masks."""
+    output = plan.output / "strong_1.jsonl"
+    command = point_masks(plan, plan.strong, output)
+    needs = (plan.strong, plan.source.image_root)
+    what = "the segmenter's masks on the strong images"
+    return records_stage("strong_1", what, command, needs, output, plan.strong)
+
+
 def pseudo_label_stages(plan: Plan) -> list[Stage]:
     """Point-guided masks on the weak images, refined and merged with the strong labels."""
-    images, refiner = plan.source.image_root, plan.refiner
-    records, refined = plan.output / "weak.jsonl", plan.output / "weak_refined.jsonl"
-    what = "the teacher follows the points of the weak images"
-    command = generate(plan, "w", "point", plan.teacher, records)
-    needs = (plan.teacher, plan.weak, images)
+    images, records = plan.source.image_root, plan.output / "weak.jsonl"
+    if plan.teacher_kind == SAM:
+        what, command = "each point prompts the segmenter", point_masks(plan, plan.weak, records)
+        needs = (plan.weak, images)
+    else:
+        what = "the teacher follows the points of the weak images"
+        command = generate(plan, "w", "point", plan.teacher, records)
+        needs = (plan.teacher, plan.weak, images)
     stages = [records_stage("weak", what, command, needs, records, plan.weak)]
-    if plan.with_refiner:
-        flags = {"weights": refiner, "records": records, "image-root": images, "output": refined}
-        flags["annotations"] = plan.weak  # a released refiner does not say its categories
-        command = Command("refine", flags=flags, launch=Launch.SPAWN)
-        needs = (refiner, records, plan.weak, images)
-        what = "MaskRefineNet improves them"
-        stages.append(records_stage("refine", what, command, needs, refined, plan.weak))
-    used = refined if plan.with_refiner else records
+    for number, name in enumerate(plan.refiners, start=1):
+        last = "" if number == 1 else f"_{number}"
+        refined = plan.output / f"weak_refined{last}.jsonl"
+        stages.append(refine_stage(plan, f"refine{last}", name, records, refined))
+        records = refined
     what = "strong labels and pseudo labels in one file"
-    command = merge(plan, used, plan.merged)
-    return [*stages, merge_stage(plan, "merge", what, command, used, plan.merged)]
+    command = merge(plan, records, plan.merged)
+    return [*stages, merge_stage(plan, "merge", what, command, records, plan.merged)]
+
+
+def refine_stage(plan: Plan, name: str, refiner: str, records: Path, output: Path) -> Stage:
+    """A stage that refines records of the weak images by one of REFINERS."""
+    flags = {"records": records, "image-root": plan.source.image_root, "output": output}
+    needs = (records, plan.weak, plan.source.image_root)
+    if refiner == SAM:
+        what, own = "the segmenter redraws them", {"refiner": SAM, "segmenter": plan.segmenter}
+    else:
+        what, needs = "MaskRefineNet improves them", (plan.refiner, *needs)
+        # A released refiner does not say its categories.
+        own = {"weights": plan.refiner, "annotations": plan.weak}
+    command = Command("refine", flags={**own, **flags}, launch=Launch.SPAWN)
+    return records_stage(name, what, command, needs, output, plan.weak)
 
 
 def merge_stage(
@@ -238,16 +272,20 @@ def merge_stage(
 
 def student_stage(plan: Plan) -> Stage:
     what = "a plain network on strong labels and pseudo labels, evaluated at the end"
-    train_name = plan.source.name(plan.subset, plan.merged_kind)
+    name, config = plan.merged_name, plan.student_config
     own = {**student_solver(plan), **plan.student_options}
-    return training_stage(plan, "student", what, plan.merged, train_name, plan.student_config, own)
+    return training_stage(plan, "student", what, plan.merged, name, config, own)
 
 
 def build_stages(plan: Plan) -> tuple[Stage, ...]:
     """Every stage of one run, in order."""
-    refiner = refiner_stages(plan) if plan.with_refiner else []
-    first = (split_stage(plan), teacher_stage(plan))
-    return (*first, *refiner, *pseudo_label_stages(plan), student_stage(plan))
+    teacher = [] if plan.teacher_kind == SAM else [teacher_stage(plan)]
+    refiner = refiner_stages(plan) if MASKREFINENET in plan.refiners else []
+    labels = [split_stage(plan), *teacher, *refiner, *pseudo_label_stages(plan)]
+    if plan.uses_segmenter:
+        look = partial(require_segmenter, plan.segmenter)
+        labels = [replace(stage, before=(look, *stage.before)) for stage in labels]
+    return (*labels, student_stage(plan))
 
 
 def make_run(plan: Plan, stages: tuple[Stage, ...] | None = None) -> Run:

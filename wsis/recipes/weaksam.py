@@ -12,7 +12,8 @@ from wsis.config import load_config
 from wsis.recipes import given
 from wsis.recipes.plan import FINAL_MODEL
 from wsis.recipes.pointwssis import RESULTS, SUMMARY, shipped_config
-from wsis.recipes.weaksam_plan import STAGES, WeakPlan, datasets, how_to_get_segmenter
+from wsis.recipes.segmenters import how_to_get_segmenter
+from wsis.recipes.weaksam_plan import STAGES, WeakPlan, datasets
 from wsis.runner import Check, Command, FlagValue, Launch, PipelineError, Run, Stage
 from wsis.training import AUGMENTED_FOLDER
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weaksam.segmenters.segment_anything import FILES, URL
-from weaksam.segmenters.spec import parse_spec
 from wsis.recipes.plan import tuple_text
+from wsis.recipes.segmenters import segmenter_file
 from wsis.runner import FlagValue, Machines
 
 DETECTORS = {  # by the name of the head; {} is the dataset
@@ -161,9 +160,7 @@ class WeakPlan:
     def segmenter_file(self) -> Path | None:
         """The segmenter's own file, where it has one that has to be there."""
         name = self.proposal_flags.get("segmenter")
-        place = parse_spec(str(name)).place if self.proposals == PROPOSALS[0] and name else ""
-        is_file = place and not str(name).startswith("transformers:")
-        return Path(place) if is_file else None
+        return segmenter_file(str(name)) if self.proposals == PROPOSALS[0] and name else None
 
     def tags(self, part: str) -> Path:
         """Tag file of "train" or "test", or of "clues": train with classes of difficult objects."""
@@ -178,17 +175,6 @@ class WeakPlan:
         split = getattr(self.source, part)
         name = f"{self.output.name}_{self.source.name}_{part}_tags"
         return f"{name}={self.tags(part).absolute()}:{split.images}"
-
-
-def how_to_get_segmenter(path: Path) -> str:
-    """What to do where the file of a segmenter is missing."""
-    known = {name: size for name, size, *_ in FILES.values()}
-    if path.name not in known:
-        return "give --segmenter the path of its file"
-    return (
-        f"download it ({known[path.name]}) from {URL}{path.name}, give its path by --segmenter, or "
-        "take the small one of this package, --segmenter tiny"
-    )
 
 
 def datasets(train: str, train_proposals: Path, test: str, test_proposals: Path) -> dict[str, str]:

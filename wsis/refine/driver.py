@@ -17,14 +17,15 @@ from weaklabels.files import file_sha256
 from weaklabels.model_folder import weights_file
 from weaklabels.records import Record
 from weaklabels.shards import RecordShards, ShardWriter
+from weaksam.segmenters.spec import DEFAULT_SEGMENTER
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
 from wsis.sharded import Share, write_sharded
 
 from .maskrefinenet import MaskRefineNetRefiner
 from .protocol import KEPT_PRIOR, Refiner
+from .sam import SamRefiner
 
-# Name of a refiner -> its loader: weights, device and batch size in.
-REFINERS = {"maskrefinenet": MaskRefineNetRefiner.load}
+MASKREFINENET, SAM = "maskrefinenet", "sam"
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,55 @@ class RefineSettings:
     """One refinement.
 
     records: prediction records (.jsonl), COCO results (.json), or Detectron2's pickled list (.pth).
+    weights: a checkpoint of MaskRefineNet; None for "sam".
     annotations: COCO file that names the images of .json and .pth records and, for weights that do
         not know them, the categories.
     batch_size: instances that go through the network at once.
     workers: threads beside the network in each process.
+    segmenter: of "sam", its name, see weaksam.segmenters.spec; None is `tiny`.
+    download: let transformers fetch the segmenter.
     """
 
     records: Path
-    weights: Path
+    weights: Path | None
     image_root: Path
     output: Path
     annotations: Path | None = None
-    refiner: str = "maskrefinenet"
+    refiner: str = MASKREFINENET
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int = 2
+    segmenter: str | None = None
+    download: bool = False
 
     def __post_init__(self) -> None:
         if self.refiner not in REFINERS:
             raise ValueError(f"refiner {self.refiner!r}; expected one of {', '.join(REFINERS)}")
+        if self.refiner != SAM and self.weights is None:
+            raise ValueError(f"--refiner {self.refiner} needs --weights, its checkpoint")
+        if self.refiner == SAM and self.weights is not None:
+            raise ValueError(
+                f"--weights {self.weights}: --refiner sam takes its network from --segmenter, such "
+                "as segment_anything:vit_h:FILE; leave --weights out"
+            )
+        if self.refiner != SAM and (self.segmenter is not None or self.download):
+            raise ValueError("--segmenter and --download are for --refiner sam: leave them out")
         if self.output.suffix != ".jsonl":
             raise ValueError(f"--output {self.output}: refined records are written as .jsonl")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}; at least 1 is needed")
+
+
+def _load_maskrefinenet(settings: RefineSettings, device: torch.device) -> Refiner:
+    return MaskRefineNetRefiner.load(settings.weights, device, settings.batch_size)
+
+
+def _load_sam(settings: RefineSettings, device: torch.device) -> Refiner:
+    spec = settings.segmenter or DEFAULT_SEGMENTER
+    return SamRefiner.load(spec, device, settings.batch_size, settings.download)
+
+
+# Name of a refiner -> its loader.
+REFINERS = {MASKREFINENET: _load_maskrefinenet, SAM: _load_sam}
 
 
 @dataclass
@@ -91,9 +119,9 @@ def refine_share(settings: RefineSettings, job: Job) -> RefineReport | None:
         raise FileNotFoundError(f"--records {settings.records}: no such file")
     device = device_of(job)
     annotations = load_annotations(settings.annotations) if settings.annotations else None
-    refiner = REFINERS[settings.refiner](settings.weights, device, settings.batch_size)
+    refiner = REFINERS[settings.refiner](settings, device)
     # The first process alone compares the settings with those of the parts.
-    made_from = _made_from(settings, device) if comm.is_main_process() else {}
+    made_from = _made_from(settings, refiner, device) if comm.is_main_process() else {}
     shards = RecordShards(settings.output, made_from, lists_unmatched=False)
     kept, start = [0], time.perf_counter()
     work = _Work(settings, annotations, refiner)
@@ -114,12 +142,14 @@ def refine_share(settings: RefineSettings, job: Job) -> RefineReport | None:
     )
 
 
-def _made_from(settings: RefineSettings, device: torch.device) -> dict[str, Any]:
+def _made_from(settings: RefineSettings, refiner: Refiner, device: torch.device) -> dict[str, Any]:
     """All that the records depend on."""
-    annotations = settings.annotations
-    return {
+    annotations, weights = settings.annotations, settings.weights
+    network = {"network": refiner.identity} if refiner.identity else {}
+    if weights is not None:
+        network["weights_sha256"] = file_sha256(weights_file(str(weights)))
+    return network | {
         "refiner": settings.refiner,
-        "weights_sha256": file_sha256(weights_file(str(settings.weights))),
         "records_sha256": file_sha256(settings.records),
         "annotations_sha256": None if annotations is None else file_sha256(annotations),
         "batch_size": settings.batch_size,

@@ -41,9 +41,12 @@ class Refiner(Protocol):
 
     category_ids: dataset ids in the order of the class indices; None: the refiner does not know
         them, or makes no difference between classes.
+    identity: names its network, so that results of others are not mixed with its own; "" where the
+        checkpoint's bytes say it all.
     """
 
     category_ids: tuple[int, ...] | None
+    identity: str = ""
 
     def refine(
         self, image_rgb: np.ndarray, masks: np.ndarray, points: np.ndarray, class_ids: np.ndarray
