@@ -16,6 +16,7 @@ from wsis.config_checks import check_values
 
 # What merging raises for values of other types, unknown keys and bases that go in a circle.
 UNREADABLE = (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE += (IndexError, OverflowError, OSError)
 LONGEST_FAULT = 600  # characters
 
 
