@@ -134,6 +134,24 @@ def objects(value: Any, where: str) -> list[dict[str, Any]]:
     return value
 
 
+def refuse_expanding(value: Any, limit: int = 100_000) -> None:
+    """ValueError where a tree has more values than `limit`, each shared part counted every time.
+
+    YAML's aliases let a file of a few lines stand for more values than a memory holds.
+    """
+    if _expanded(value, {}) > limit:
+        raise ValueError(f"its aliases stand for more than {limit} values; write them out")
+
+
+def _expanded(value: Any, known: dict[int, int]) -> int:
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(item, known) for item in items)
+    return known[id(value)]
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
