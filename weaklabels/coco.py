@@ -3,6 +3,7 @@
 Memory holds the images and one annotation. Errors name the file and the entry.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,30 @@ class InvalidAnnotation(ValueError):
 
 
 class CocoWriter:
-    """Write a COCO file annotation by annotation: only the header and one entry are in memory."""
+    """Write a COCO file annotation by annotation: only the header and one entry are in memory.
 
-    def __init__(self, handle: IO[str], header: dict[str, Any]):
+    Args:
+        source: what the header was read from, which errors name.
+    """
+
+    def __init__(self, handle: IO[str], header: dict[str, Any], source: str | Path):
         self._handle = handle
         self.count = 0
-        handle.write("{" + "".join(f"{dumps(k)}:{dumps(v)},\n" for k, v in header.items()))
+        handle.write("{")
+        for name, value in header.items():
+            try:
+                handle.write(f"{dumps(name)}:{dumps(value)},\n")
+            except ValueError as error:
+                raise ValueError(f"{source}: section {name!r} holds {error}; correct it") from error
         handle.write('"annotations":[')
 
-    def add(self, annotation: dict[str, Any]) -> None:
-        """Append one annotation as it is."""
-        self._handle.write((",\n" if self.count else "\n") + dumps(annotation))
+    def add(self, annotation: dict[str, Any], where: str = "it") -> None:
+        """Append one annotation as it is; `where` begins the ValueError for one with NaN."""
+        try:
+            text = dumps(annotation)
+        except ValueError as error:
+            raise ValueError(f"{where} holds {error}; correct it") from error
+        self._handle.write((",\n" if self.count else "\n") + text)
         self.count += 1
 
     def close(self) -> None:
@@ -92,7 +106,7 @@ class CocoFile:
 
     def _problem(self, entry: Any, seen: set[int], categories: set[int]) -> str | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
-            return f"annotation {dumps(entry)[:80]}: no integer 'id'"
+            return f"annotation {json.dumps(entry)[:80]}: no integer 'id'"
         name = f"annotation id {entry['id']}"
         if entry["id"] in seen:
             return f"{name}: occurs twice; ids must be unique"
@@ -143,7 +157,7 @@ def check_sections(content: dict[str, Any], path: str | Path) -> None:
 
 def checked_images(entries: list[Any], path: str | Path) -> dict[int, dict[str, Any]]:
     """Images by id, in the file's order; ValueError for one that cannot be."""
-    images = _by_id("image", entries, IMAGE_KEYS, path)
+    images = by_id("image", entries, IMAGE_KEYS, path)
     for image in images.values():
         where = f"{path}: image id {image['id']}"
         if not isinstance(image["file_name"], str) or not image["file_name"]:
@@ -158,7 +172,7 @@ def checked_images(entries: list[Any], path: str | Path) -> dict[int, dict[str, 
 
 def checked_categories(entries: list[Any], path: str | Path) -> dict[int, dict[str, Any]]:
     """Categories by id, in the file's order; ValueError for one that cannot be."""
-    categories = _by_id("category", entries, CATEGORY_KEYS, path)
+    categories = by_id("category", entries, CATEGORY_KEYS, path)
     for category in categories.values():
         if not isinstance(category["name"], str):
             raise ValueError(
@@ -168,9 +182,12 @@ def checked_categories(entries: list[Any], path: str | Path) -> dict[int, dict[s
     return categories
 
 
-def _by_id(
-    kind: str, entries: list[Any], keys: tuple[str, ...], path: str | Path
+def by_id(
+    kind: str, entries: Any, keys: tuple[str, ...], path: str | Path
 ) -> dict[int, dict[str, Any]]:
+    """Entries of a section by their `id`, each once and with all `keys`; ValueError else."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: the section of each {kind} is no list; correct it")
     found: dict[int, dict[str, Any]] = {}
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or type(entry.get("id")) is not int:

@@ -50,7 +50,10 @@ def load_images(
         )
     unknown = sorted(image_ids - truth.images.keys())
     if unknown:
-        raise ValueError(f"{truth_path}: lacks {len(unknown)} images, e.g. image id {unknown[0]}")
+        raise ValueError(
+            f"{truth_path} lacks {len(unknown)} images of {weak_path or labels}, such as image id "
+            f"{unknown[0]}: give a file that has their masks"
+        )
     images = load_truth(truth, weak, image_ids)
     categories = set(truth.category_ids)
     if is_records:

@@ -9,20 +9,40 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from weaklabels.locks import PARTIAL, OutputInUse, open_locked
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_SHOWN = 80  # characters of a wrong value in a message
+# What zipfile raises for damaged and encrypted files.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, KeyError)
+ZIP_ERRORS += (ValueError, NotImplementedError, MemoryError)
 HASH_BLOCK = 1 << 20  # bytes read at a time
 
 
-def dumps(value: Any) -> str:
-    """Compact JSON text of `value`: equal values give equal bytes."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def dumps(value: Any, indent: int | None = None) -> str:
+    """JSON text of `value`, compact or indented: equal values give equal bytes.
+
+    Raises:
+        ValueError: it holds NaN or an infinite number, which JSON does not have.
+    """
+    form: dict[str, Any] = {"indent": indent, "allow_nan": False}
+    if indent is None:
+        form["separators"] = (",", ":")
+    try:
+        text = json.dumps(value, ensure_ascii=indent is not None, **form)
+    except ValueError as error:
+        raise ValueError(f"NaN or an infinite number, which JSON does not have: {error}") from error
+    if not text.isascii() and SURROGATE.search(text):  # UTF-8 has no half of a character
+        text = json.dumps(value, **form)
+    return text
 
 
 def partial_path(path: Path) -> Path:
@@ -67,7 +87,7 @@ def atomic_text(path: str | Path) -> Iterator[IO[str]]:
 
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     """Write `value` as one compact JSON line, or indented for people to read."""
-    text = dumps(value) if indent is None else json.dumps(value, indent=indent, allow_nan=False)
+    text = dumps(value, indent)
     with atomic_text(path) as handle:
         handle.write(text + "\n")
 
@@ -88,6 +108,55 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path}: not a json file ({error}); make or fetch it again") from error
 
 
+def read_text(path: str | Path) -> str:
+    """The content of a text file, in UTF-8 with or without a mark at its begin.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is in another encoding.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a text file")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8 ({error}); save it as such") from error
+
+
+def objects(value: Any, where: str) -> list[dict[str, Any]]:
+    """`value`, which has to be a list of JSON objects; `where` begins the ValueError else."""
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {_shown(value)}; expected a list of objects")
+    for number, entry in enumerate(value):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}, number {number}, is {_shown(entry)}; expected an object")
+    return value
+
+
+def refuse_expanding(value: Any, limit: int = 100_000) -> None:
+    """ValueError where a tree has more values than `limit`, each shared part counted every time.
+
+    YAML's aliases let a file of a few lines stand for more values than a memory holds.
+    """
+    if _expanded(value, {}) > limit:
+        raise ValueError(f"its aliases stand for more than {limit} values; write them out")
+
+
+def _expanded(value: Any, known: dict[int, int]) -> int:
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(item, known) for item in items)
+    return known[id(value)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
 def file_sha256(path: str | Path) -> str:
     """Hex digest of a file's content."""
     digest = hashlib.sha256()
@@ -102,12 +171,12 @@ def refuse_inflated_zip(path: str | Path) -> None:
 
     A small file could otherwise fill the memory.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             stated = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path}: a damaged zip ({error}); make or fetch it again") from error
     if stated > os.path.getsize(path):
         raise ValueError(

@@ -34,6 +34,14 @@ def check_image_name(file_name: str) -> None:
         raise ValueError(f"file_name {file_name!r} leaves the image root: correct it; {REMEDY}")
 
 
+def is_file(path: Path) -> bool:
+    """`path.is_file()`, and no for what can be no name of a file, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def image_path(root: str | Path, file_name: str) -> Path:
     """The path of an image below `root`; ValueError where its name or a link leads out of it."""
     check_image_name(file_name)

@@ -128,8 +128,11 @@ def open_locked(path: Path) -> BinaryIO | None:
 
 
 def remove_partial_files(path: Path) -> None:
-    """Remove what killed processes were writing at `path`, or in it where it is a folder."""
-    for folder, start in ((path.parent, f".{path.name}."), (path, ".")):
+    """Remove what killed processes were writing at `path`, or in it where it is a folder.
+
+    Files that go with an output, such as OUTPUT.skipped.json, share its name without the suffix.
+    """
+    for folder, start in ((path.parent, f".{path.stem}."), (path, ".")):
         if not folder.is_dir():
             continue
         for entry in list(os.scandir(folder)):

@@ -15,10 +15,11 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from weaklabels.files import missing_keys
+from weaklabels.limits import max_image_pixels, too_many_pixels
 
 MIN_POLYGON_NUMBERS = 6  # x and y of three corners
 MAX_SIDE = 1 << 17  # pixels; far more than any camera's, and safe for pycocotools
-MAX_PIXELS = (1 << 31) - 1  # pycocotools counts pixels in 32 bits
+MAX_COUNT = (1 << 31) - 1  # pycocotools counts pixels in 32 bits
 MAX_GROUPS = 7  # of 5 bits in one compressed number: more than 32 bits need none
 
 
@@ -34,8 +35,8 @@ def check_image_size(height: Any, width: Any) -> None:
             raise ValueError(
                 f"height {height!r} and width {width!r} are not whole numbers from 1 to {MAX_SIDE}"
             )
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"an image of {height} x {width} has more than {MAX_PIXELS} pixels")
+    if height * width > min(max_image_pixels(), MAX_COUNT):
+        raise ValueError(too_many_pixels(f"an image of {height} x {width} pixels"))
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
@@ -111,6 +112,8 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     tells that more groups follow, bit 4 of the last one is the sign; from the fourth number on it
     is the difference to the last but one.
     """
+    if isinstance(counts, str) and not counts.isascii():
+        raise ValueError("RLE counts are not in COCO's compressed form")
     characters = counts.encode() if isinstance(counts, str) else counts
     if not characters:
         raise ValueError("RLE counts are empty, which is not COCO's compressed form")

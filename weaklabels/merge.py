@@ -196,9 +196,10 @@ def merge_labels(
     counts = Counts(strong_images=len(strong.images), weak_images=len(weak_images))
     images = [*strong.images.values(), *weak_images.values()]
     with atomic_text(out_path) as handle:
-        writer = CocoWriter(handle, strong.header | {"images": images})
+        writer = CocoWriter(handle, strong.header | {"images": images}, strong.path)
         for annotation in strong.annotations() if strong_path else ():
-            writer.add(annotation | {"id": writer.count + 1})
+            where = f"{strong.path}: annotation id {annotation['id']}"
+            writer.add(annotation | {"id": writer.count + 1}, where)
         counts.strong = writer.count
         records = tqdm(read_records(records_path), "records", unit="image")
         for annotation in pseudo_annotations(records, weak_images, strong, min_score, counts):

@@ -4,7 +4,6 @@ A file is an error where it is cut off, is no image, or states more pixels than 
 the environment variable WEAKLABELS_MAX_IMAGE_PIXELS raises.
 """
 
-import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,9 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from weaklabels.files import atomic_bytes
+from weaklabels.image_root import is_file
+from weaklabels.limits import max_image_pixels, too_many_pixels
 
-MAX_PIXELS_VARIABLE = "WEAKLABELS_MAX_IMAGE_PIXELS"
-MAX_PIXELS = 178_956_970  # where PIL, too, refuses an image: half a GB in RGB
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {  # how to undo each orientation, by its EXIF number
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,7 +42,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is no whole image, or one of another size.
     """
-    if not Path(path).is_file():
+    if not is_file(Path(path)):
         raise FileNotFoundError(f"{path}: no readable image; is the image root right?")
     with open(path, "rb") as file:
         image = np.array(to_8_bit(open_image(file, path)).convert("RGB"))
@@ -68,7 +67,7 @@ def open_image(file: BinaryIO, name: str | Path) -> Image.Image:
 
 def image_size_hw(path: Path, where: str) -> tuple[int, int]:
     """Height and width of the upright image, from its header; `where` says what names the image."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(f"{where} names the image {path}, which is not there: add it")
     try:
         with open(path, "rb") as file:
@@ -98,21 +97,14 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 def _opened(file: BinaryIO) -> Image.Image:
     """The image of a file whose header states no more pixels than the limit."""
-    text = os.environ.get(MAX_PIXELS_VARIABLE)
-    if text and not text.isdecimal():
-        raise ValueError(f"{MAX_PIXELS_VARIABLE}={text}: must be a whole number of pixels")
-    limit = Image.MAX_IMAGE_PIXELS = int(text or MAX_PIXELS)
+    limit = Image.MAX_IMAGE_PIXELS = max_image_pixels()
     try:
         image = Image.open(file)
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(error, limit)) from error
+        raise ValueError(too_many_pixels(error)) from error
     if image.width * image.height > limit:
-        raise ValueError(_too_large(f"{image.height} x {image.width} pixels", limit))
+        raise ValueError(too_many_pixels(f"{image.height} x {image.width} pixels"))
     return image
-
-
-def _too_large(stated: object, limit: int) -> str:
-    return f"{stated}; the limit is {limit} pixels, {MAX_PIXELS_VARIABLE}=N raises it"
 
 
 def _reason(error: Exception) -> str:

@@ -86,7 +86,8 @@ def result_records(
     def records() -> Iterator[Located]:
         for item in content if nested else _group_results(content, path):
             image_id = item.get("image_id")
-            if not item.get("instances") and image_id not in annotations.images:
+            known = type(image_id) is int and image_id in annotations.images
+            if not item.get("instances") and not known:
                 continue  # detectors also list images without a detection; this one is not ours
             where = f"{path}: image {image_id!r}"
             try:

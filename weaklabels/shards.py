@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weaklabels.files import atomic_text, dumps, read_json, write_json
+from weaklabels.files import atomic_text, dumps, objects, read_json, write_json
 
 UNMATCHED = "unmatched"  # key of a part's record: points without a mask; not in the output
 
@@ -150,7 +150,7 @@ class RecordShards:
             for record in self._in_order(image_ids):
                 lost = record.pop(UNMATCHED, ()) if self.lists_unmatched else ()
                 unmatched.extend({"image_id": record["image_id"]} | item for item in lost)
-                handle.write(dumps(record) + "\n")
+                handle.write(self._line(record))
                 report.images += 1
                 report.instances += len(record["instances"])
                 if visit is not None:
@@ -159,6 +159,15 @@ class RecordShards:
         if self.lists_unmatched:
             self._write_unmatched(report.unmatched, unmatched)
         return report
+
+    def _line(self, record: dict[str, Any]) -> str:
+        try:
+            return dumps(record) + "\n"
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder}: image {record['image_id']} holds {error}; delete the part that "
+                "has it, and its images are made again"
+            ) from error
 
     def remove(self) -> None:
         """Delete the parts: the output is complete."""
@@ -202,6 +211,10 @@ def _part_records(part: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             record = json.loads(line)
             if type(record["image_id"]) is not int or not isinstance(record["instances"], list):
                 raise ValueError("image_id is no whole number, or instances are no list")
+            for lost in objects(record.get(UNMATCHED, []), UNMATCHED):
+                if type(lost["category_id"]) is not int or not isinstance(lost["reason"], str):
+                    raise ValueError("a point without a mask has no category_id or no reason")
+                dumps(lost)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{part}: at byte {offset} is no record ({error!r}): the part is damaged; delete "

@@ -203,7 +203,7 @@ def _open_part(
     path = out / f"{source.path.stem}_{split.name}_{kind}.json"
     stack.enter_context(output_lock(path))
     handle = stack.enter_context(atomic_text(path))
-    return CocoWriter(handle, header | {"images": images})
+    return CocoWriter(handle, header | {"images": images}, source.path)
 
 
 def _add(

@@ -4,12 +4,12 @@ Only names and classes are taken over. Image ids are the digits of VOC's names, 
 file, or else 1, 2, ... in the order of file names.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from weaklabels.coco import CocoFile
+from weaklabels.csv_tables import REST, read_table
 from weaklabels.voc import CLASS_NAMES, read_image_set, read_voc_annotation, voc_image_id
 
 from .pictures import image_size_hw
@@ -88,6 +88,7 @@ def tags_from_coco(
         split=split or file.path.stem.removeprefix("instances_"),
         difficult=difficult,
         source=f"COCO {file.path.name}",
+        file=str(path),
     )
     return _checked(tags, allow_absent)
 
@@ -125,7 +126,8 @@ def tags_from_csv(
         raise ValueError(f"{path}: no image; expected rows below the line image,label")
     found = ((name, labels[name]) for name in sorted(labels))
     shown = [(name, names, where) for name, (names, where) in found]
-    return _from_files(Path(image_root), shown, classes, split, f"CSV {path.name}", allow_absent)
+    source = f"CSV {path.name}"
+    return _from_files(Path(image_root), shown, classes, split, source, allow_absent, str(path))
 
 
 def tags_from_folders(
@@ -154,30 +156,24 @@ def tags_from_folders(
         names = frozenset([folder.name])
         shown += [(str(p.relative_to(root).as_posix()), names, str(root)) for p in files]
     names = classes if classes is not None else [folder.name for folder in folders]
-    return _from_files(root, sorted(shown), names, split, f"folders {root.name}", allow_absent)
+    source = f"folders {root.name}"
+    return _from_files(root, sorted(shown), names, split, source, allow_absent, str(root))
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[str, str, frozenset[str]]]:
     """(file:line, image, its labels) of each row."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected CSV with the columns image,label")
-    with open(path, encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle, restkey="rest")
-        if missing := [name for name in CSV_COLUMNS if name not in (reader.fieldnames or ())]:
+    for where, row in read_table(path, CSV_COLUMNS):
+        file_name, label = ((row[name] or "").strip() for name in CSV_COLUMNS)
+        if not file_name:
+            raise ValueError(f"{where}: the row names no image")
+        if REST in row:
             raise ValueError(
-                f"{path}: its first line names no column {missing}; expected image,label"
+                f"{where}: more values than columns; put {LABEL_SEPARATOR!r} between the labels"
             )
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            file_name, label = ((row[name] or "").strip() for name in CSV_COLUMNS)
-            if not file_name:
-                raise ValueError(f"{where}: the row names no image")
-            if "rest" in row:
-                raise ValueError(
-                    f"{where}: more values than columns; put {LABEL_SEPARATOR!r} between the labels"
-                )
-            names = (name.strip() for name in label.split(LABEL_SEPARATOR))
-            yield where, file_name, frozenset(name for name in names if name)
+        names = (name.strip() for name in label.split(LABEL_SEPARATOR))
+        yield where, file_name, frozenset(name for name in names if name)
 
 
 def _from_files(
@@ -187,6 +183,7 @@ def _from_files(
     split: str | None,
     source: str,
     allow_absent: bool,
+    file: str,
 ) -> Tags:
     """Tags of image files: (path below `image_root`, classes, what names it), numbered from 1."""
     if classes is None:
@@ -198,7 +195,8 @@ def _from_files(
         ids = tuple(sorted(index_of[name] for name in names))
         images.append(TaggedImage(number, file_name, *size, category_ids=ids))
     # Nothing tells difficult objects apart here, so their classes are in.
-    tags = Tags(tuple(images), tuple(enumerate(classes, 1)), split, difficult=True, source=source)
+    categories = tuple(enumerate(classes, 1))
+    tags = Tags(tuple(images), categories, split, difficult=True, source=source, file=file)
     return _checked(tags, allow_absent)
 
 

@@ -10,11 +10,17 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
+from weaklabels.files import read_text
+from weaklabels.masks import check_image_size
+
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+# What parsers of XML raise: for damage, entities, and encodings that are unknown or do not fit.
+XML_ERRORS = (ParseError, DefusedXmlException, ValueError, LookupError, OverflowError)
+MAX_DIGITS = 18  # of a name that stands for a number
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ARCHIVES = {  # what holds the images and annotations, by the folder it unpacks to
     "VOC2007": "VOCtrainval_06-Nov-2007.tar (test split: VOCtest_06-Nov-2007.tar)",
@@ -44,11 +50,9 @@ class VOCAnnotation:
 
 def read_image_set(path: str) -> list[str]:
     """Names of the images in a list of `ImageSets`, one a line, each at most once."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.split() for line in file if line.strip()]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(_missing(path, "list of images")) from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(_missing(path, "list of images"))
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     for words in lines:
         if len(words) != 1:
             raise ValueError(
@@ -65,7 +69,7 @@ def read_image_set(path: str) -> list[str]:
 def voc_image_id(name: str) -> int:
     """The number that stands for an image in files that need one: the digits of its name."""
     digits = name.replace("_", "")
-    if not digits.isdecimal():
+    if not digits.isdecimal() or len(digits) > MAX_DIGITS:
         raise ValueError(f"image {name!r}: expected a name of digits, such as 2007_000032")
     return int(digits)
 
@@ -77,14 +81,16 @@ def read_voc_annotation(path: str) -> VOCAnnotation:
             root = ElementTree.parse(file).getroot()
     except FileNotFoundError as error:
         raise FileNotFoundError(_missing(path, "annotation file")) from error
-    except (ParseError, DefusedXmlException) as error:
+    except XML_ERRORS as error:
         raise ValueError(f"'{path}' is not a Pascal VOC annotation file: {error}") from error
     size = root.find("size")
     if size is None:
         raise ValueError(f"'{path}' has no <size> of the image")
     height, width = (_number(size, key, f"'{path}', <size>") for key in ("height", "width"))
-    if not (height >= 1 and width >= 1):
-        raise ValueError(f"'{path}': an image of {width:g} x {height:g} (width x height) pixels")
+    try:
+        check_image_size(int(height), int(width))
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}; correct it") from error
     objects = tuple(
         _read_object(element, f"'{path}', object {number}")
         for number, element in enumerate(root.findall("object"), start=1)

@@ -162,7 +162,7 @@ def _finish(file: CocoFile, shards: list[Path], made_from: dict[str, Any], outpu
         "masks": made_from | {"images": len(shards), "masks": masks, "empty": empty}
     }
     with atomic_text(output) as handle:
-        writer = CocoWriter(handle, file.header | {"info": info})
+        writer = CocoWriter(handle, file.header | {"info": info}, file.path)
         for shard in shards:
             for annotation in _read_shard(shard)["annotations"]:
                 writer.add({"id": writer.count + 1} | annotation)

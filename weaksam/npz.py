@@ -1,12 +1,16 @@
 """Arrays of many images in one .npz file, without pickles; rows of an image lie together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from weaklabels.arrays import read_npz as arrays_of
 from weaklabels.files import atomic_bytes
+from weaklabels.masks import MAX_SIDE
+
+Form = tuple[str, int]  # kinds of numpy's dtypes that an array may have, and how many axes
+IDS, NUMBERS, WHOLE, TEXT = "Uiu", "fiu", "iu", "U"
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool = False) -> None:
@@ -15,10 +19,22 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool
         (np.savez_compressed if compress else np.savez)(file, **arrays)
 
 
-def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays `keys` of an .npz file; errors as those of `weaklabels.arrays.read_npz`."""
-    arrays = arrays_of(path, keys, "arrays")
-    return {key: arrays[key] for key in keys}
+def read_npz(path: str | Path, forms: Mapping[str, Form]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that `forms` names.
+
+    Raises:
+        ValueError: as `weaklabels.arrays.read_npz`, or an array is of another kind or has another
+            number of axes.
+    """
+    arrays = arrays_of(path, tuple(forms), "arrays")
+    for key, (kinds, axes) in forms.items():
+        found = arrays[key]
+        if found.dtype.kind not in kinds or found.ndim != axes:
+            raise ValueError(
+                f"{path}: {key} is an array of {found.dtype} and shape {found.shape}; expected "
+                f"{axes} axes and a dtype of kind {kinds!r}: make or fetch the file again"
+            )
+    return {key: arrays[key] for key in forms}
 
 
 def check_offsets(
@@ -35,6 +51,9 @@ def check_offsets(
             f"{path}: {count} ids need {count + 1} offsets, whole numbers, and sizes of 2, got "
             f"{offsets.dtype} {offsets.shape} and {sizes.shape}"
         )
+    low, high = (int(sizes.min()), int(sizes.max())) if count else (1, 1)
+    if low < 1 or high > MAX_SIDE:
+        raise ValueError(f"{path}: sizes of {low} to {high} pixels; expected 1 to {MAX_SIDE}")
     if offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
         raise ValueError(f"{path}: offsets do not run from 0 to the {rows} rows")
     names, counts = np.unique(ids, return_counts=True)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from weaklabels.files import missing_keys, read_json
+from weaklabels.coco import checked_categories
+from weaklabels.files import missing_keys, objects, read_json
 from weaklabels.masks import is_finite_number
 from weaklabels.tags import Tags
 from weaksam.detections import Detections
@@ -62,9 +63,11 @@ def read_true_boxes(path: str | Path, tags: Tags) -> dict[tuple[int, int], TrueB
     """
     content = read_json(path)
     for name in ("images", "annotations", "categories"):
-        if missing_keys(content, (name,)) or not isinstance(content[name], list):
+        if missing_keys(content, (name,)):
             raise ValueError(f"{path}: no list {name!r}; the true boxes are a COCO instance file")
-    in_file = {entry.get("id") for entry in content["images"]}
+        objects(content[name], f"{path}: {name!r}")
+    checked_categories(content["categories"], path)
+    in_file = {entry["id"] for entry in content["images"] if type(entry.get("id")) is int}
     place = {image.id: row for row, image in enumerate(tags.images)}
     if absent := [image.id for image in tags.images if image.id not in in_file]:
         raise ValueError(
@@ -72,8 +75,8 @@ def read_true_boxes(path: str | Path, tags: Tags) -> dict[tuple[int, int], TrueB
             f"such as image id {absent[0]}: give the true boxes of these images"
         )
     names = {name: index for index, name in enumerate(tags.class_names)}
-    classes = {c.get("id"): names.get(c.get("name")) for c in content["categories"]}
-    if absent := sorted(set(names) - {c.get("name") for c in content["categories"]}):
+    classes = {c["id"]: names.get(c["name"]) for c in content["categories"]}
+    if absent := sorted(set(names) - {c["name"] for c in content["categories"]}):
         raise ValueError(f"{path}: has no category named {absent[0]!r}, which the tags have")
     found: dict[tuple[int, int], list[tuple[list[float], bool]]] = {}
     for entry in content["annotations"]:
@@ -83,6 +86,8 @@ def read_true_boxes(path: str | Path, tags: Tags) -> dict[tuple[int, int], TrueB
         box = entry["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)):
             raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height")
+        if not all(type(entry[key]) is int for key in ("image_id", "category_id")):
+            raise ValueError(f"{where}: image_id and category_id are not whole numbers; correct it")
         image, index = place.get(entry["image_id"]), classes.get(entry["category_id"])
         if image is not None and index is not None:
             counts = not (entry.get("difficult") or entry.get("iscrowd"))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.utils import comm
+from weaklabels.locks import job_lock
 from weaksam.box_masks import SINGLE, BoxMaskCounts, make_box_masks
 from weaksam.segmenters.spec import load_segmenter
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
@@ -36,7 +37,8 @@ def segment_boxes(settings: BoxMaskSettings, job: Job) -> BoxMaskCounts | None:
 def segment_share(settings: BoxMaskSettings, job: Job) -> BoxMaskCounts | None:
     """Make the masks of this process's images, and in the first process write the file."""
     segmenter = load_segmenter(settings.segmenter, str(device_of(job)), settings.download)
-    counts = make_box_masks(
-        settings.boxes, settings.image_root, segmenter, settings.output, settings.pick
-    )
+    with job_lock(settings.output, comm.is_main_process(), comm.all_gather):
+        counts = make_box_masks(
+            settings.boxes, settings.image_root, segmenter, settings.output, settings.pick
+        )
     return counts if comm.is_main_process() else None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectron2.utils import comm
+from weaklabels.locks import job_lock, output_lock
 from weaksam.clues import (
     PointSettings,
     TaggedDataset,
@@ -56,7 +57,8 @@ def train_tag_classifier(settings: ClassifierSettings, job: Job) -> TrainResult:
     schedule = settings.schedule
     size = schedule.augmentation.size
     model = build_network(settings.network, train.num_classes, size, schedule.seed)
-    return train_classifier(model, train, settings.output, schedule, val=val, device=device)
+    with output_lock(settings.output):
+        return train_classifier(model, train, settings.output, schedule, val=val, device=device)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def find_share_of_boxes(settings: ClueBoxSettings, job: Job) -> None:
     dataset = TaggedDataset.load(settings.tags, settings.image_root)
     classifier = classifier_for(settings.weights, dataset.tags)
     device = str(device_of(job))
-    extract_boxes(classifier, dataset, settings.output, settings.boxes, device=device)
+    with job_lock(settings.output, comm.is_main_process(), comm.all_gather):
+        extract_boxes(classifier, dataset, settings.output, settings.boxes, device=device)
 
 
 def find_share(settings: ClueSettings, job: Job) -> ClueReport | None:
@@ -125,7 +128,8 @@ def find_share(settings: ClueSettings, job: Job) -> ClueReport | None:
     dataset = TaggedDataset.load(settings.tags, settings.image_root)
     classifier = classifier_for(settings.weights, dataset.tags)
     device = str(device_of(job))
-    files = extract_points(classifier, dataset, settings.output, settings.points, device=device)
+    with job_lock(settings.output, comm.is_main_process(), comm.all_gather):
+        files = extract_points(classifier, dataset, settings.output, settings.points, device=device)
     if not comm.is_main_process():
         return None
     counts = {s: [len(p) for p in read_points(path).points] for s, path in files.items()}

@@ -16,6 +16,7 @@ from wsis.config_checks import check_values
 
 # What merging raises for values of other types, unknown keys and bases that go in a circle.
 UNREADABLE = (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE += (IndexError, OverflowError, OSError)
 LONGEST_FAULT = 600  # characters
 
 
@@ -82,7 +83,10 @@ def load_config(
         raise ValueError(f"config overrides {text}: {_in_a_line(error)}; correct them") from error
     if num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
-    check_values(cfg)
+    try:
+        check_values(cfg)
+    except ValueError as error:
+        raise ValueError(f"config {config_file or '(the defaults)'}: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}, but no CUDA device was found: add --num-gpus 0 "

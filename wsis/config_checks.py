@@ -54,5 +54,13 @@ def check_values(cfg: CfgNode) -> None:
         value = cfg
         for part in key.split("."):
             value = value[part]
-        if not fits(value):
+        if not _fits(fits, value):
             raise ValueError(f"{key}={value!r}; expected {expected}")
+
+
+def _fits(fits: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a value is as the rule says; values of another type are not."""
+    try:
+        return fits(value)
+    except (TypeError, ValueError, OverflowError):
+        return False

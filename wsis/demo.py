@@ -19,6 +19,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
 from maskrefinenet import MaskRefiner
+from weaklabels.coco import checked_categories
 from weaklabels.files import atomic_text, dumps, read_json
 from weaklabels.model_folder import is_model_folder, read_card
 from wsis.config import load_config
@@ -129,15 +130,19 @@ def read_classes_json(path: Path) -> Classes:
     """`categories` of a COCO file in order of their ids, or a list of names."""
     content = read_json(path)
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return Classes(tuple(content), tuple(range(1, len(content) + 1)))
-    try:
-        pairs = sorted((int(c["id"]), str(c["name"])) for c in content["categories"])
-    except (KeyError, TypeError, ValueError) as error:
+        pairs = list(enumerate(content, start=1))
+    elif isinstance(content, dict) and "categories" in content:
+        found = checked_categories(content["categories"], path)
+        pairs = [(number, found[number]["name"]) for number in sorted(found)]
+    else:
         raise ValueError(
             f"--classes-json {path}: expected a list of names, or an object whose 'categories' "
             "have 'id' and 'name'"
-        ) from error
-    return Classes(tuple(name for _, name in pairs), tuple(index for index, _ in pairs))
+        )
+    try:
+        return Classes(tuple(name for _, name in pairs), tuple(index for index, _ in pairs))
+    except ValueError as error:
+        raise ValueError(f"--classes-json {path}: {error}") from error
 
 
 def parse_point(text: str, classes: Classes, size_wh: tuple[int, int]) -> dict[str, Any]:

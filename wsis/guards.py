@@ -2,13 +2,15 @@
 
 A step whose loss or gradients are not finite changes nothing. It ends the training with the names
 of its images and a folder from which the same command repeats that step, or it is skipped where
-SOLVER.SKIP_NONFINITE allows so many steps.
+SOLVER.SKIP_NONFINITE allows so many steps. Where an adversary makes a second pass, its step is
+checked, too, and the detector's step before it is undone.
 """
 
+import copy
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer
@@ -49,7 +52,10 @@ class _Guard:
         loop = trainer._trainer
         self.statistics = _running_statistics(loop.model)
         self.before: list[Tensor] = []
-        for name in ("run_step", "_next_batch", "_backward", "_write_metrics", "_update"):
+        self.undo: Callable[[], None] = lambda: None  # the step before the adversary's
+        self.has_adversary = hasattr(loop, "_update_adversary")
+        names = ["run_step", "_next_batch", "_backward", "_write_metrics", "_update"]
+        for name in names + ["_update_adversary"] * self.has_adversary:
             inner = getattr(loop, name)
             setattr(loop, name, functools.partial(getattr(self, name), inner, loop))
 
@@ -63,13 +69,12 @@ class _Guard:
         raise ValueError(message)  # outside the handler, so that no tensor of the step stays
 
     def _next_batch(self, inner: Callable[[], Any], loop: SimpleTrainer) -> Any:
-        self.batch, self.loss = inner(), None
+        self.batch = inner()
         self.before = [tensor.clone() for tensor in self.statistics]
         return self.batch
 
     def _backward(self, inner: Callable, loop: SimpleTrainer, loss: Tensor) -> None:
-        if self.loss is None:  # the first of a step's losses; an adversary's is another one
-            self.loss = loss.detach()
+        self.loss = loss.detach()
         inner(loss)
 
     def _write_metrics(self, inner: Callable, loop: SimpleTrainer, *args: Any, **kw: Any) -> None:
@@ -77,10 +82,26 @@ class _Guard:
             inner(*args, **kw)
 
     def _update(self, inner: Callable[[], None], loop: SimpleTrainer) -> None:
-        fault = self._fault(loop)
+        fault = self._fault(loop, loop.model.parameters())
+        if fault is not None:
+            self._refuse(fault, loop)
+            return
+        if self.has_adversary:
+            self.undo = _copied(loop.optimizer)
+        inner()
+
+    def _update_adversary(self, inner: Callable[[], None], loop: SimpleTrainer) -> None:
+        groups = loop.adversary_optimizer.param_groups
+        fault = self._fault(loop, [p for group in groups for p in group["params"]])
         if fault is None:
             inner()
             return
+        self.undo()
+        loop.adversary_optimizer.zero_grad()
+        self._refuse(f"of the adversary, {fault}", loop)
+
+    def _refuse(self, fault: str, loop: SimpleTrainer) -> None:
+        """Leave the step out where that is allowed, else end the training."""
         for tensor, value in zip(self.statistics, self.before, strict=True):
             tensor.copy_(value)
         loop.optimizer.zero_grad()
@@ -103,13 +124,13 @@ class _Guard:
             "change nothing with SOLVER.SKIP_NONFINITE N"
         )
 
-    def _fault(self, loop: SimpleTrainer) -> str | None:
+    def _fault(self, loop: SimpleTrainer, parameters: Iterable[nn.Parameter]) -> str | None:
         """What is not finite, the same answer in every process; None: nothing."""
         if not _everywhere(self.loss.isfinite()):
             return f"the loss is {self.loss.item()}"
         if hasattr(loop, "grad_scaler"):
             return None  # the scaler skips such steps itself, and lowers its scale
-        gradients = [p.grad for p in loop.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return None
         norm = torch.stack(torch._foreach_norm(gradients)).sum()
@@ -133,6 +154,21 @@ class _Guard:
             saver.save("model_before", iteration=present - 1)
         finally:
             trainer.iter = trainer._trainer.iter = present
+
+
+def _copied(optimizer: Optimizer) -> Callable[[], None]:
+    """What sets the optimizer and its parameters back to what they are now."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    values = [p.detach().clone() for p in parameters]
+    state = copy.deepcopy(optimizer.state_dict())
+
+    def restore() -> None:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.copy_(value)
+        optimizer.load_state_dict(state)
+
+    return restore
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:

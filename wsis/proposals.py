@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.utils import comm
 from weaklabels.files import write_json
+from weaklabels.locks import job_lock
 from weaksam.proposals.make import (
     Inputs,
     Method,
@@ -53,7 +54,8 @@ def propose_share(settings: ProposalSettings, job: Job) -> ProposalCounts | None
     method = settings.method
     if isinstance(method, PromptedProposals):
         method = replace(method, device=str(device_of(job)))
-    counts = make_proposals(settings.inputs, method, settings.output)
+    with job_lock(settings.output, comm.is_main_process(), comm.all_gather):
+        counts = make_proposals(settings.inputs, method, settings.output)
     return counts if comm.is_main_process() else None
 
 

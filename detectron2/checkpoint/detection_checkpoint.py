@@ -187,8 +187,8 @@ class DetectionCheckpointer(Checkpointer):
             raise ValueError(f"{f} holds a {type(data).__name__}; expected a dict of tensors")
         if is_pickle and not ("model" in data and "__author__" in data):
             weights = data.get("blobs", data)
-            weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             check_weights(weights, f)
+            weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         if "model" not in data and isinstance(data.get("state_dict"), dict):  # OpenMMLab's
             data = {"model": data["state_dict"]}

@@ -16,11 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from weaklabels.array_pickle import read_array_pickle
+from weaklabels.array_pickle import read_array_pickle, safe_bytearray, safe_bytes
 from weaklabels.files import atomic_bytes, refuse_inflated_zip
 
 # Functions and types by which numpy rebuilds arrays and scalars in torch's files, which lets them
 # make no other dtypes than those listed. Their module depends on the version, so ask numpy.
+_BUILTINS = ("builtins", "__builtin__")
 _BUILDERS = {
     "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
     "multiarray.scalar": np.float64(0).__reduce__()[0],
@@ -42,7 +43,7 @@ def _no_attribute(*_: Any) -> None:
 # Numpy arrays and scalars, such as a best AP, are data only.
 _DATA_IN_TORCH_FILES = [
     (_LossHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
-    *((_no_attribute, f"{module}.getattr") for module in ("builtins", "__builtin__")),
+    *((_no_attribute, f"{module}.getattr") for module in _BUILTINS),
     *(
         (f, f"{core}.{name}")
         for name, f in _BUILDERS.items()
@@ -53,8 +54,8 @@ _DATA_IN_TORCH_FILES = [
         np.dtype,
         collections.OrderedDict,
         complex,
-        bytes,
-        bytearray,
+        *((safe_bytes, f"{module}.bytes") for module in _BUILTINS),
+        *((safe_bytearray, f"{module}.bytearray") for module in _BUILTINS),
         (_codecs.encode, "_codecs.encode"),
     ),
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
@@ -76,7 +77,9 @@ def read_torch_file(path: str) -> Any:
             "written by torch.save. It was not loaded, because other objects may run code. If you "
             f"trust it, load it elsewhere and save its 'model' only. torch says: {error}"
         ) from error
-    except (RuntimeError, EOFError, KeyError, AssertionError, IndexError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a broken or foreign file may raise anything
         raise ValueError(
             f"{path} is not a complete file of torch.save: its download or writing may have been "
             f"cut off; download it or make it again. torch says: {error}"
@@ -84,11 +87,12 @@ def read_torch_file(path: str) -> Any:
 
 
 def check_weights(weights: Any, path: str) -> None:
-    """Refuse a state dict that holds something else than arrays of numbers, or NaN."""
-    for name, value in weights.items() if isinstance(weights, Mapping) else [("model", weights)]:
-        if not isinstance(value, np.ndarray | torch.Tensor) or value.dtype == object:
+    """Refuse a state dict that holds something else than named arrays of numbers, or NaN."""
+    for name, value in weights.items() if isinstance(weights, Mapping) else [(None, weights)]:
+        is_array = isinstance(value, np.ndarray | torch.Tensor) and value.dtype != object
+        if not isinstance(name, str) or not is_array:
             raise ValueError(
-                f"{path}: {name} is a {type(value).__name__}; expected arrays of numbers"
+                f"{path}: {name} is a {type(value).__name__}; expected arrays of numbers by name"
             )
         tensor = torch.as_tensor(value)
         if tensor.is_floating_point() and tensor.isnan().any():

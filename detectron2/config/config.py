@@ -8,6 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode as _CfgNode
 
 from detectron2.utils.file_io import PathManager
+from weaklabels.files import refuse_expanding
 
 from .upstream import DroppedKeys, is_upstream_key, unknown_key_message
 
@@ -37,6 +38,7 @@ class CfgNode(_CfgNode):
             raise ValueError(f"config file '{filename}' holds no keys ({error})") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"config file '{filename}' must hold KEY: VALUE lines")
+        refuse_expanding(loaded)
         return loaded
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Precomputed proposals: boxes from another program, in npz or JSON files."""
 
-import json
 import logging
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from weaklabels.arrays import read_npz
+from weaklabels.files import objects, read_json
 
 __all__ = ["load_proposals_into_dataset", "read_proposals"]
 
@@ -53,28 +53,27 @@ def read_proposals(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _read_npz(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:
     keys = ("image_ids", "boxes", "scores")
     data = read_npz(PathManager.get_local_path(path), keys, f"proposals: {_NPZ_FORMAT}")
-    mode = BoxMode(int(data["bbox_mode"])) if "bbox_mode" in data else BoxMode.XYXY_ABS
-    return (
-        data["image_ids"].reshape(-1),
-        data["boxes"].astype(np.float32),
-        data["scores"].astype(np.float32),
-        mode,
-    )
+    try:
+        mode = BoxMode(int(data["bbox_mode"])) if "bbox_mode" in data else BoxMode.XYXY_ABS
+        boxes, scores = (data[key].astype(np.float32) for key in ("boxes", "scores"))
+        return data["image_ids"].reshape(-1), boxes, scores, mode
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"proposal file '{path}': {error}; expected {_NPZ_FORMAT}") from error
 
 
 def _read_json(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, BoxMode]:
-    with PathManager.open(path, "r") as file:
-        records = json.load(file)
-    if not isinstance(records, list):
-        raise ValueError(f"proposal file '{path}' must hold {_JSON_FORMAT}")
+    records = objects(read_json(PathManager.get_local_path(path)), f"proposal file '{path}'")
     for i, record in enumerate(records):
-        if not isinstance(record, dict) or not {"image_id", "bbox", "score"} <= record.keys():
+        if not {"image_id", "bbox", "score"} <= record.keys():
             raise ValueError(
                 f"proposal file '{path}', record {i}: {record!r}; expected {_JSON_FORMAT}"
             )
     ids = np.array([str(record["image_id"]) for record in records], dtype=str)
-    boxes = np.array([record["bbox"] for record in records], dtype=np.float32).reshape(-1, 4)
-    scores = np.array([record["score"] for record in records], dtype=np.float32)
+    try:
+        boxes = np.array([record["bbox"] for record in records], dtype=np.float32).reshape(-1, 4)
+        scores = np.array([record["score"] for record in records], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"proposal file '{path}': {error}; expected {_JSON_FORMAT}") from error
     return ids, boxes, scores, BoxMode.XYWH_ABS
 
 

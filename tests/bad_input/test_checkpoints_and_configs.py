@@ -160,6 +160,8 @@ CONFIGS = {
     "base by http": '_BASE_: "http://127.0.0.1:9/../../x.yaml"',
     "python objects": "SEED: !!python/object/apply:os.system ['true']",
     "deep nesting": "[" * 5000,
+    "aliases of aliases": "A0: &a0 {x: 1, y: 2}\n"
+    + "".join(f"A{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 40)),
     "not utf-8": b"SEED: \xff\xfe\n",
     "control characters": "SEED: \x00",
     "unknown architecture": "MODEL: {META_ARCHITECTURE: Nothing}",

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.bad_input.checks import refused
 from tests.bad_input.world import SIDE, World, run
-from weaklabels.pictures import MAX_PIXELS_VARIABLE, read_image
+from weaklabels.limits import MAX_PIXELS_VARIABLE
+from weaklabels.pictures import read_image
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -50,7 +50,7 @@ def test_annotations_and_sections_are_those_of_the_file(coco, coco_path):
 def test_writer_and_reader_are_inverse(coco, tmp_path):
     header = {k: v for k, v in coco.items() if k != "annotations"}
     with atomic_text(tmp_path / "a" / "out.json") as handle:
-        writer = CocoWriter(handle, header)
+        writer = CocoWriter(handle, header, "a.json")
         for annotation in coco["annotations"]:
             writer.add(annotation)
         writer.close()

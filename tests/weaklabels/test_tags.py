@@ -161,7 +161,7 @@ def test_csv_rows_and_repeated_images(tmp_path):
         ("image,label\na.png,cow\n", r"labels.csv:2, image a.png: 'cow' is not in the class list"),
         ("image,label\na.png,cat,dog\n", "labels.csv:2: more values than columns"),
         ("image,label\n,cat\n", "labels.csv:2: the row names no image"),
-        ("name,label\na.png,cat\n", r"names no column \['image'\]"),
+        ("name,label\na.png,cat\n", r"the header lacks \['image'\]"),
         ("image,label\n", "no image; expected rows"),
         ("image,label\na.png,cat\n", "no image of the split is tagged dog"),
     ],

@@ -98,7 +98,7 @@ def test_foreign_broken_and_absent_files_are_named(tmp_path):
         read_points(path)
     np.savez(path, ids=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="expected a whole .npz file of arrays"):
-        read_npz(path, ("ids",))
+        read_npz(path, {"ids": ("U", 1)})
     write_points(path, content())
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="expected a whole .npz"):

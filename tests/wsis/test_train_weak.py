@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from tests.wsis.test_schedules import value_of
 from weaklabels.shapes.dataset import make_shapes
 from weaklabels.tags import TaggedImage, Tags, write_tags
+from weaksam.wsod.weak_rcnn import WeakRCNN
 from wsis.cli.main import program
 from wsis.config import load_config
 
@@ -118,6 +119,57 @@ def test_training_averaging_and_resuming(data, tmp_path):
     assert one["iteration"] == other["iteration"] == 3
     assert any("drop_block" in name for name in one["model"])
     assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+
+
+def break_second_pass(monkeypatch, number: int, what: str) -> None:
+    """The adversary's loss or gradients of one iteration are not finite; two passes each."""
+    forward, calls = WeakRCNN.forward, []
+
+    def broken(model, batch):
+        calls.append(0)
+        losses = forward(model, batch)
+        if len(calls) != 2 * number + 2:
+            return losses
+        if what == "loss":
+            return losses | {"loss_image": losses["loss_image"] * float("nan")}
+        mixed = losses["loss_image"] + 0 * sum(p.sum() for p in model.adversary.parameters())
+        mixed.register_hook(lambda gradient: gradient * float("inf"))
+        return losses | {"loss_image": mixed}
+
+    monkeypatch.setattr(WeakRCNN, "forward", broken)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradients"])
+def test_a_second_pass_that_is_not_finite_changes_nothing(
+    data, tmp_path, monkeypatch, capsys, what
+):
+    plain = {"DATASETS__TEST": (), "SOLVER__CHECKPOINT_PERIOD": 1}
+    assert run(data, tmp_path / "whole", **plain) == 0
+    break_second_pass(monkeypatch, 2, what)
+    assert run(data, tmp_path / "broken", **plain) == 2
+    message = capsys.readouterr().err
+    assert f"of the adversary, the {what.removesuffix('s')}" in message
+    assert "iteration 2" in message and ".jpg" in message
+    monkeypatch.undo()
+    folder = tmp_path / "broken" / "nonfinite_0000002"
+    assert len(json.loads((folder / "batch.json").read_text())["images"]) == 2
+    assert run(data, folder, "--resume", **plain) == 0  # repeats the step, now without the fault
+    one, other = final_weights(tmp_path / "whole"), final_weights(folder)
+    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+
+
+def test_a_second_pass_may_be_skipped(data, tmp_path, monkeypatch):
+    break_second_pass(monkeypatch, 2, "gradients")
+    changes = {"DATASETS__TEST": (), "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__SKIP_NONFINITE": 1}
+    assert run(data, tmp_path, **changes) == 0
+    before, after, final = (
+        torch.load(tmp_path / f"model_{name}.pth", weights_only=True)
+        for name in ("0000001", "0000002", "final")
+    )
+    assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
+    assert all(value.isfinite().all() for value in final["model"].values())
+    rates = [state["trainer"]["_trainer"]["adversary_schedule"] for state in (before, after)]
+    assert [rate["last_epoch"] for rate in rates] == [2, 3]
 
 
 def test_annotations_are_refused_where_tags_are_learned_from(data, tmp_path, capsys):

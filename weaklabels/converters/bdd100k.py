@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from weaklabels.files import missing_keys, read_json
+from weaklabels.files import missing_keys, objects, read_json
 from weaklabels.image_root import image_path
 from weaklabels.masks import make_annotation, segmentation_rle
 from weaklabels.pictures import image_size_hw, open_image
@@ -65,7 +65,7 @@ def read_frames(path: Path) -> list[dict[str, Any]]:
     if not isinstance(frames, list):
         raise ValueError(f"{path}: no list of frames; {EXPECTED}")
     for number, frame in enumerate(frames):
-        if missing_keys(frame, ("name",)):
+        if missing_keys(frame, ("name",)) or not isinstance(frame["name"], str):
             raise ValueError(f"{path}: frame number {number} has no 'name'; {EXPECTED}")
     return frames
 
@@ -95,7 +95,8 @@ def read_polygons(
         where = f"{path}: frame {frame['name']!r}"
         size_hw = image_size_hw(_image_path(image_root, frame["name"], where), where)
         annotations = []
-        for number, label in enumerate(frame.get("labels") or ()):
+        labels = objects(frame.get("labels") or [], f"{where}: 'labels'")
+        for number, label in enumerate(labels):
             name = label.get("category")
             place = f"{where}, label {label.get('id', f'number {number}')}"
             if not isinstance(name, str):
@@ -114,6 +115,8 @@ def read_polygons(
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
             attributes = label.get("attributes") or {}
+            if not isinstance(attributes, dict):
+                raise ValueError(f"{place}: 'attributes' is no object; {EXPECTED}")
             crowd = bool(attributes.get("crowd") or attributes.get("ignored"))
             annotation = make_annotation(CLASSES.index(name) + 1, rle, crowd)
             if not crowd:

@@ -4,9 +4,8 @@ Every reader yields `LabeledPoint`s in pixels of the image, in the order of the 
 what else it met in `Findings`. Sources: the tools' own documentation of their formats.
 """
 
-import csv
+import math
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from defusedxml import ElementTree
 
-from weaklabels.files import missing_keys, read_json
+from weaklabels.coco import by_id, checked_categories
+from weaklabels.csv_tables import read_table
+from weaklabels.files import ZIP_ERRORS, missing_keys, objects, read_json
+from weaklabels.masks import is_finite_number
+from weaklabels.voc import XML_ERRORS
 
 CSV_COLUMNS = ("image", "x", "y", "category")
 PERCENT = 100.0
+MAX_DIGITS = 9  # of an image's side
 MAX_XML_BYTES = 4 << 30  # of an unpacked annotations.xml; a point takes about 200
 
 
@@ -42,6 +46,8 @@ class LabeledPoint:
     def __post_init__(self) -> None:
         if not isinstance(self.category, str) or not self.category:
             raise ValueError(f"{self.where}: has no label")
+        if not all(isinstance(name, str) for name in self.images):
+            raise ValueError(f"{self.where}: {self.images[0]!r} is no name of an image")
 
 
 @dataclass
@@ -70,9 +76,12 @@ class Findings:
 
 def number(value: Any, where: str, what: str) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: {what} is {value!r}, not a number") from None
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{where}: {what} is {value!r}, not a finite number")
+    return found
 
 
 def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
@@ -93,19 +102,13 @@ def json_files(path: Path) -> list[Path]:
 
 def read_csv(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     """Rows of a table with the header image,x,y,category; further columns are left alone."""
-    with open(path, newline="", encoding="utf-8-sig") as handle:
-        rows = csv.DictReader(handle)
-        missing = [name for name in CSV_COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: the header lacks {missing}; expected {list(CSV_COLUMNS)}")
-        for row in rows:
-            where = f"{path}:{rows.line_num}"
-            with findings.record():
-                absent = [name for name in CSV_COLUMNS if not row[name]]
-                if absent:
-                    raise ValueError(f"{where}: no value for {absent}")
-                x, y = (number(row[name], where, name) for name in "xy")
-                yield LabeledPoint((row["image"],), row["category"], x, y, where)
+    for where, row in read_table(path, CSV_COLUMNS):
+        with findings.record():
+            absent = [name for name in CSV_COLUMNS if not row[name]]
+            if absent:
+                raise ValueError(f"{where}: no value for {absent}")
+            x, y = (number(row[name], where, name) for name in "xy")
+            yield LabeledPoint((row["image"],), row["category"], x, y, where)
 
 
 def read_labelme(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
@@ -114,16 +117,19 @@ def read_labelme(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
         content = read_json(file)
         if not isinstance(content, dict) or "shapes" not in content:
             raise ValueError(f"{file}: has no 'shapes', so it is no LabelMe file")
-        name = PureWindowsPath(content.get("imagePath") or file.with_suffix(".jpg").name)
+        named = content.get("imagePath") or file.with_suffix(".jpg").name
+        if not isinstance(named, str):
+            raise ValueError(f"{file}: imagePath is {named!r}, not a name; correct it")
+        name = PureWindowsPath(named)
         images = (name.as_posix(), name.name)
         groups = set()
-        for index, shape in enumerate(content["shapes"]):
+        for index, shape in enumerate(objects(content["shapes"], f"{file}: 'shapes'")):
             where = f"{file}: shape {index}"
             if shape.get("shape_type") != "point":
                 findings.passed_over[f"shapes of type {shape.get('shape_type')}"] += 1
                 continue
-            group = (shape.get("label"), shape.get("group_id"))
-            if group[1] is not None and group in groups:
+            group = repr((shape.get("label"), shape.get("group_id")))  # whatever they are
+            if shape.get("group_id") is not None and group in groups:
                 findings.passed_over["further points of one group"] += 1
                 continue
             groups.add(group)
@@ -138,27 +144,32 @@ def read_labelme(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
 
 
 def cvat_root(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if Path(name).name == "annotations.xml"]
-            if len(names) != 1:
-                raise ValueError(f"{path}: holds {len(names)} annotations.xml, expected one")
-            size = archive.getinfo(names[0]).file_size
-            if size > MAX_XML_BYTES:
-                raise ValueError(
-                    f"{path}: {names[0]} states {size} bytes, more than {MAX_XML_BYTES}: export "
-                    "fewer images at a time"
-                )
-            try:
-                text = archive.read(names[0])
-            except (zipfile.BadZipFile, RuntimeError, zlib.error) as error:
-                raise ValueError(f"{path}: a damaged or encrypted zip ({error})") from error
-    else:
-        text = path.read_bytes()
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except ZIP_ERRORS as error:
+        raise ValueError(f"{path}: a damaged zip ({error}); export it again") from error
+    text = _member_of_zip(path) if is_zip else path.read_bytes()
     try:
         return ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not an XML file ({error})") from error
+    except XML_ERRORS as error:
+        raise ValueError(f"{path}: not an XML file ({error}); export it again") from error
+
+
+def _member_of_zip(path: Path) -> bytes:
+    """The annotations.xml of a zip; ValueError where it has none, several, or is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [i for i in archive.infolist() if Path(i.filename).name == "annotations.xml"]
+            if len(found) == 1 and found[0].file_size <= MAX_XML_BYTES:
+                return archive.read(found[0])
+    except ZIP_ERRORS as error:
+        raise ValueError(f"{path}: a damaged or encrypted zip ({error}); export again") from error
+    if len(found) != 1:
+        raise ValueError(f"{path}: holds {len(found)} annotations.xml, expected one")
+    raise ValueError(
+        f"{path}: its annotations.xml states {found[0].file_size} bytes, more than "
+        f"{MAX_XML_BYTES}: export fewer images at a time"
+    )
 
 
 def read_cvat(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
@@ -173,9 +184,10 @@ def read_cvat(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     for image in root.iter("image"):
         name = image.get("name", "")
         where = f"{path}: image {name!r}"
-        if not (image.get("width", "").isdigit() and image.get("height", "").isdigit()):
+        sides = image.get("height", ""), image.get("width", "")
+        if not all(side.isdecimal() and len(side) <= MAX_DIGITS for side in sides):
             raise ValueError(f"{where}: has no whole width and height")
-        size_hw = int(image.get("height")), int(image.get("width"))
+        size_hw = int(sides[0]), int(sides[1])
         for shape in image:
             if shape.tag != "points":
                 findings.passed_over[f"shapes of type {shape.tag}"] += 1
@@ -195,11 +207,16 @@ def labelstudio_names(task: dict[str, Any], where: str) -> tuple[str, ...]:
     `/data/local-files/?d=folder/cat.jpg`; else it is a URL or a path.
     """
     data = task.get("data", {})
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: 'data' is no object, so nothing names the image")
     value = data.get("image") or (next(iter(data.values())) if len(data) == 1 else None)
     if not isinstance(value, str):
         raise ValueError(f"{where}: cannot tell which of {sorted(data)} in 'data' is the image")
-    parts = urlsplit(value)
-    local = parse_qs(parts.query).get("d")
+    try:
+        parts = urlsplit(value)
+        local = parse_qs(parts.query).get("d")
+    except ValueError as error:
+        raise ValueError(f"{where}: {value!r} names no image ({error})") from error
     path = local[0] if local else unquote(parts.path)
     name = Path(path).name
     original = name.partition("-")[2]
@@ -221,7 +238,8 @@ def labelstudio_point(task: dict[str, Any], result: dict[str, Any], where: str) 
     height, width = (number(result[k], where, k) for k in ("original_height", "original_width"))
     x = number(value["x"], where, "x") * width / PERCENT
     y = number(value["y"], where, "y") * height / PERCENT
-    label = (value.get("keypointlabels") or [None])[0]
+    labels = value.get("keypointlabels")
+    label = labels[0] if isinstance(labels, list) and labels else None
     names = labelstudio_names(task, where)
     return LabeledPoint(names, label, x, y, where, (int(height), int(width)))
 
@@ -231,15 +249,17 @@ def read_labelstudio(path: Path, findings: Findings) -> Iterator[LabeledPoint]:
     tasks = read_json(path)
     if not isinstance(tasks, list):
         raise ValueError(f"{path}: expected a list of tasks (Label Studio's 'JSON' export)")
-    for task in tasks:
+    for task in objects(tasks, f"{path}: the list of tasks"):
         where = f"{path}: task {task.get('id')}"
+        entries = task.get("annotations", task.get("completions", []))
         finished = [
             entry
-            for entry in task.get("annotations", task.get("completions", []))
+            for entry in objects(entries, f"{where}: 'annotations'")
             if not entry.get("was_cancelled")
         ]
         findings.passed_over["further annotations of one task"] += max(0, len(finished) - 1)
-        for index, result in enumerate(finished[0]["result"] if finished else ()):
+        results = finished[0].get("result") if finished else []
+        for index, result in enumerate(objects(results, f"{where}: 'result'")):
             if result.get("type") != "keypointlabels":
                 findings.passed_over[f"results of type {result.get('type')}"] += 1
                 continue
@@ -254,16 +274,18 @@ def read_coco_keypoints(path: Path, findings: Findings) -> Iterator[LabeledPoint
     missing = missing_keys(content, sections)
     if missing:
         raise ValueError(f"{path}: lacks {missing}; a COCO keypoint file has {list(sections)}")
-    images = {image["id"]: image for image in content["images"]}
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    for annotation in content["annotations"]:
+    images = by_id("image", content["images"], ("file_name",), path)
+    categories = checked_categories(content["categories"], path)
+    names = {number: category["name"] for number, category in categories.items()}
+    for annotation in objects(content["annotations"], f"{path}: 'annotations'"):
         where = f"{path}: annotation id {annotation.get('id')}"
         with findings.record():
             for key, known in (("image_id", images), ("category_id", names)):
-                if annotation.get(key) not in known:
+                if type(annotation.get(key)) is not int or annotation[key] not in known:
                     raise ValueError(f"{where}: unknown {key} {annotation.get(key)!r}")
             values = annotation.get("keypoints", [])
-            if len(values) % 3:
+            numbers = isinstance(values, list) and all(map(is_finite_number, values))
+            if not numbers or len(values) % 3:
                 raise ValueError(f"{where}: its keypoints are not x, y, visibility, x, y, ...")
             visible = [values[i : i + 2] for i in range(0, len(values), 3) if values[i + 2] > 0]
             if not visible:

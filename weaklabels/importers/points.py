@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from weaklabels.coco import CocoFile
-from weaklabels.image_root import image_path
+from weaklabels.image_root import image_path, is_file
 from weaklabels.importers.formats import READERS, Findings, LabeledPoint
 from weaklabels.pictures import image_size_hw
 
@@ -61,7 +61,7 @@ class ImageTable:
                 its size is not the one that the export states.
         """
         for name in point.images:
-            if name in self.entries or (self.root / name).is_file():
+            if name in self.entries or is_file(self.root / name):
                 break
         else:
             raise ValueError(

@@ -21,7 +21,7 @@ from .checkpoint import weights_digest
 from .classifier import Classifier, ClueMaps
 from .data import TaggedDataset, read_rgb, to_tensor
 from .peaks import PeakSettings, find_peaks, normalize_map
-from .points import DTYPES, PointFile, Points, write_points
+from .points import DTYPES, FORMS, PointFile, Points, write_points
 from .train import pick_device
 
 SOURCES = ("coarse", "fine", "cross")
@@ -257,7 +257,8 @@ def _merge(
     keys = {name: f"{source}_{name}" for name in DTYPES}
     points, skipped = [], []
     for entry, shard in zip(dataset.dicts, shards, strict=True):
-        arrays = read_npz(shard, (*keys.values(), "reason"))
+        forms = {key: FORMS[name] for name, key in keys.items()}
+        arrays = read_npz(shard, forms | {"reason": FORMS["meta"]})
         points.append(Points(**{name: arrays[key] for name, key in keys.items()}))
         if not len(points[-1]):
             reason = str(arrays["reason"]) or "no peak"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weaksam.npz import check_offsets, read_npz, write_npz
+from weaksam.npz import IDS, TEXT, WHOLE, check_offsets, read_npz, write_npz
 
 NONE = -1  # a point without a class, head or layer
 DTYPES = {
@@ -22,6 +22,10 @@ DTYPES = {
     "score": np.float32,
     "head": np.int8,
     "layer": np.int8,
+}
+FORMS = {
+    **{"ids": (IDS, 1), "offsets": (WHOLE, 1), "sizes": (WHOLE, 2), "meta": (TEXT, 0)},
+    **{name: (np.dtype(kind).kind, 2 if name == "xy" else 1) for name, kind in DTYPES.items()},
 }
 
 
@@ -118,10 +122,10 @@ def write_points(path: str | Path, content: PointFile) -> None:
 
 def read_points(path: str | Path) -> PointFile:
     """Read and check a point file; a ValueError names the file and the image that is wrong."""
-    arrays = read_npz(path, ("ids", "offsets", *DTYPES, "sizes", "meta"))
+    arrays = read_npz(path, FORMS)
     try:
         meta = json.loads(str(arrays["meta"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: 'meta' is no json: {error}") from error
     ids, offsets, sizes = arrays["ids"].astype(np.str_), arrays["offsets"], arrays["sizes"]
     count, total = len(ids), len(arrays["xy"])

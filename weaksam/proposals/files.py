@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from weaksam.npz import check_offsets, read_npz, write_npz
+from weaksam.npz import IDS, NUMBERS, TEXT, WHOLE, check_offsets, read_npz, write_npz
 from weaksam.proposals.images import ImageRecord
 
 SOURCES = ("grid", "coarse", "fine", "cross", "selective_search", "random", "released")
-KEYS = ("ids", "offsets", "boxes", "source", "scores", "sizes", "meta")
+FORMS = {
+    **{"ids": (IDS, 1), "offsets": (WHOLE, 1), "boxes": (NUMBERS, 2), "source": (WHOLE, 1)},
+    **{"scores": (NUMBERS, 1), "sizes": (WHOLE, 2), "meta": (TEXT, 0)},
+}
 DROPPED = "empty_masks_dropped"  # key of a file's meta: how many
 UNKNOWN_SCORE = 1.0  # what the reference's files have; detectron2 refuses NaN
 
@@ -134,7 +137,7 @@ def read_proposal_file(path: str | Path, images: Sequence[ImageRecord] = ()) -> 
         ValueError: naming the file and the image, where a box is not finite, empty or outside its
             image, an image is missing or of another size, or the file is of another dataset.
     """
-    arrays = read_npz(path, KEYS)
+    arrays = read_npz(path, FORMS)
     ids, offsets, sizes = arrays["ids"].astype(str), arrays["offsets"], arrays["sizes"]
     count = len(arrays["boxes"])
     check_offsets(path, ids, offsets, sizes, count)
@@ -143,11 +146,7 @@ def read_proposal_file(path: str | Path, images: Sequence[ImageRecord] = ()) -> 
         raise ValueError(
             f"{path}: arrays of different lengths, {lengths}; boxes {arrays['boxes'].shape}"
         )
-    if (arrays["source"] >= len(SOURCES)).any():
-        raise ValueError(
-            f"{path}: source {int(arrays['source'].max())}; expected 0 to {len(SOURCES) - 1} for "
-            f"{', '.join(SOURCES)}"
-        )
+    check_source(path, arrays["source"])
     proposals = Proposals(
         *(ids, offsets, arrays["boxes"].astype(np.float32), arrays["source"]),
         *(arrays["scores"].astype(np.float32), sizes, _meta(path, arrays["meta"])),
@@ -156,10 +155,20 @@ def read_proposal_file(path: str | Path, images: Sequence[ImageRecord] = ()) -> 
     return in_order(path, proposals, images) if images else proposals
 
 
+def check_source(path: str | Path, source: np.ndarray) -> None:
+    """ValueError where a number stands for none of SOURCES."""
+    unknown = (source < 0) | (source >= len(SOURCES))
+    if unknown.any():
+        raise ValueError(
+            f"{path}: source {int(source[unknown][0])}; expected 0 to {len(SOURCES) - 1} for "
+            f"{', '.join(SOURCES)}"
+        )
+
+
 def _meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
     try:
         meta = json.loads(str(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: 'meta' is no json: {error}") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{path}: 'meta' is no json object")

@@ -8,7 +8,8 @@ import numpy as np
 
 from detectron2.data.image_utils import read_image
 from weaklabels.files import read_json
-from weaklabels.image_root import image_path
+from weaklabels.image_root import check_image_name, image_path
+from weaklabels.masks import check_image_size
 
 KEYS = ("id", "file_name", "height", "width")
 
@@ -34,8 +35,13 @@ def read_images(path: str | Path) -> list[ImageRecord]:
         if missing:
             raise ValueError(f"{path}: image number {number} lacks {missing}")
         size_hw = (entry["height"], entry["width"])
-        if not all(isinstance(side, int) and side > 0 for side in size_hw):
-            raise ValueError(f"{path}: image id {entry['id']} has the height and width {size_hw}")
+        try:
+            if not isinstance(entry["file_name"], str) or not entry["file_name"]:
+                raise ValueError(f"file_name {entry['file_name']!r} is not a name")
+            check_image_name(entry["file_name"])
+            check_image_size(*size_hw)
+        except ValueError as error:
+            raise ValueError(f"{path}: image id {entry['id']}: {error}; correct it") from error
         records.append(ImageRecord(str(entry["id"]), entry["file_name"], size_hw))
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:

@@ -18,12 +18,13 @@ from detectron2.utils import comm
 from weaklabels.files import file_sha256
 from weaksam.clues.points import read_points
 from weaksam.image_shards import as_json, claim, difference, make_shards
-from weaksam.npz import read_npz, write_npz
+from weaksam.npz import NUMBERS, WHOLE, read_npz, write_npz
 from weaksam.proposals.files import (
     DROPPED,
     SOURCES,
     ImageProposals,
     Proposals,
+    check_source,
     collect,
     read_proposal_file,
     write_proposals,
@@ -41,7 +42,10 @@ from weaksam.segmenters.spec import load_segmenter
 from weaksam.skipped import write_skipped
 
 MANIFEST = "manifest.json"
-SHARD_KEYS = ("boxes", "source", "scores", "dropped")
+SHARD_FORMS = {
+    **{"boxes": (NUMBERS, 2), "source": (WHOLE, 1), "scores": (NUMBERS, 1)},
+    "dropped": (WHOLE, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,15 @@ def merge_proposals(files: Sequence[Path], images: Path, output: Path) -> Propos
 
 def read_shard(path: Path) -> ImageProposals:
     """The proposals of one image."""
-    arrays = read_npz(path, SHARD_KEYS)
-    return ImageProposals(*(arrays[key] for key in SHARD_KEYS[:3]), int(arrays["dropped"]))
+    arrays = read_npz(path, SHARD_FORMS)
+    boxes, source, scores = (arrays[key] for key in ("boxes", "source", "scores"))
+    if boxes.shape != (len(source), 4) or len(scores) != len(source):
+        raise ValueError(
+            f"{path}: boxes {boxes.shape}, source {source.shape} and scores {scores.shape} do not "
+            "fit; delete it, and the image's proposals are made again"
+        )
+    check_source(path, source)
+    return ImageProposals(boxes, source, scores, int(arrays["dropped"]))
 
 
 def _points_of(inputs: Inputs, records: Sequence[ImageRecord]) -> dict[str, dict[str, Any]]:
@@ -242,7 +253,7 @@ class Maker:
 
 def write_shard(path: Path, found: ImageProposals) -> None:
     """Write the proposals of one image."""
-    arrays = {key: np.asarray(getattr(found, key)) for key in SHARD_KEYS}
+    arrays = {key: np.asarray(getattr(found, key)) for key in SHARD_FORMS}
     write_npz(path, arrays)
 
 

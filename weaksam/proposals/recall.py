@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from weaklabels.files import read_json
+from weaklabels.files import objects, read_json
+from weaklabels.masks import is_finite_number
 from weaklabels.voc import read_image_set, read_voc_annotation, voc_image_id
 from weaksam.proposals.files import SOURCES, Proposals, read_proposal_file
 from weaksam.proposals.images import ImageRecord, read_images
@@ -59,14 +60,14 @@ def truth_of_coco(path: Path) -> dict[str, Truth]:
     """
     content = read_json(path)
     found: dict[str, list[tuple[list[float], bool]]] = {r.id: [] for r in read_images(path)}
-    annotations = content.get("annotations")
-    if not isinstance(annotations, list):
+    if "annotations" not in content:
         raise ValueError(f"{path}: no list 'annotations'; recall needs the true boxes")
-    for entry in annotations:
+    for entry in objects(content["annotations"], f"{path}: 'annotations'"):
         if entry.get("iscrowd"):
             continue
         image, box = str(entry.get("image_id")), entry.get("bbox")
-        if image not in found or not isinstance(box, list) or len(box) != 4:
+        whole = isinstance(box, list) and len(box) == 4 and all(map(is_finite_number, box))
+        if image not in found or not whole:
             raise ValueError(
                 f"{path}: annotation id {entry.get('id')} has the image_id {image} and the bbox "
                 f"{box}; expected one of the file's images and x, y, width, height"

@@ -49,15 +49,21 @@ class AdversarialTrainer(SimpleTrainer):
         self._batch = super()._next_batch()
         return self._batch
 
+    def run_step(self) -> None:
+        super().run_step()
+        rate = self.adversary_optimizer.param_groups[0]["lr"]
+        get_event_storage().put_scalar("lr_adversary", rate, smoothing_hint=False)
+        self.adversary_schedule.step()  # of every iteration, also one that changed nothing
+
     def _update(self) -> None:
         super()._update()
         self.adversary_optimizer.zero_grad()
         loss = -self.loss_weight * sum(self.model(self._batch).values())
         self._backward(loss)
+        self._update_adversary()
+
+    def _update_adversary(self) -> None:
         self.adversary_optimizer.step()
-        rate = self.adversary_optimizer.param_groups[0]["lr"]
-        get_event_storage().put_scalar("lr_adversary", rate, smoothing_hint=False)
-        self.adversary_schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {

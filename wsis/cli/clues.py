@@ -13,6 +13,7 @@ import argparse
 import re
 from pathlib import Path
 
+from weaklabels.locks import output_lock
 from weaksam.clues import (
     RELEASED_LAYERS,
     ClusterSettings,
@@ -232,7 +233,8 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 def cluster(args: argparse.Namespace) -> int:
     """Cluster the points of each image into fewer ones."""
     settings = ClusterSettings(points_per_cluster=args.points_per_cluster, seed=args.seed)
-    result = cluster_points(args.points, args.output, settings)
+    with output_lock(args.output):
+        result = cluster_points(args.points, args.output, settings)
     counts = [len(image) for image in result.points]
     print(
         f"{args.output}: {sum(counts) / max(len(counts), 1):.2f} points an image; "

@@ -17,6 +17,8 @@ from weaksam.detections import read_detections
 from weaksam.pseudo_box_quality import read_true_boxes
 from wsis.cli.flags import add_flag
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

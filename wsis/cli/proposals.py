@@ -15,9 +15,11 @@ the files. merge reads the released pickles (.pkl), too.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from weaklabels.locks import output_lock
 from weaksam.proposals.make import (
     Inputs,
     Method,
@@ -211,7 +213,8 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
 
 def merge(args: argparse.Namespace) -> int:
     """Join the boxes of several files image by image."""
-    print_counts(args.output, merge_proposals(args.proposals, args.tags, args.output))
+    with output_lock(args.output):
+        print_counts(args.output, merge_proposals(args.proposals, args.tags, args.output))
     return 0
 
 
@@ -250,7 +253,8 @@ def recall(args: argparse.Namespace) -> int:
         recall=RecallSettings(tuple(args.thresholds), args.seed),
         output=args.output,
     )
-    print_recall(report_recall(settings))
+    with nullcontext() if args.output is None else output_lock(args.output):
+        print_recall(report_recall(settings))
     return 0
 
 

@@ -26,6 +26,7 @@ from weaksam.pseudo_boxes import (
 )
 from wsis.cli.flags import add_flag
 
+OUTPUT = "output"
 RULE_FLAGS = {  # those that each rule reads
     "adaptive": ("keep", "contain", "normalize", "tie"),
     "top1": (),

@@ -18,6 +18,8 @@ from weaklabels.make_tags import READS, TagSettings, make_tags
 from weaklabels.tags import Tags
 from wsis.cli.flags import add_flag
 
+OUTPUT = "output"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""

@@ -85,7 +85,9 @@ def load_coco_json(
         points_only: ignore the mask and box of annotations with a point.
     """
     content = _read_json(json_file)
-    if "annotations" not in content and any("category_ids" in i for i in content["images"]):
+    if "annotations" not in content and any(
+        not missing_keys(i, ("category_ids",)) for i in content["images"]
+    ):
         return load_tags_json(json_file, image_root, dataset_name)
     images = checked_images(content["images"], json_file)
     check_links(image_root, (image["file_name"] for image in images.values()))

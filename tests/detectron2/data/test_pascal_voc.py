@@ -103,7 +103,7 @@ def test_another_class_is_named(voc):
     "body,message",
     [
         (DOG, "has no <size>"),
-        (SIZE.replace("60", "0"), "an image of 0 x 50"),
+        (SIZE.replace("60", "0"), "height 50 and width 0 are not whole"),
         (SIZE.replace("<width>60</width>", ""), "<size>: <width> is None; expected a number"),
         (SIZE + DOG + "<object><pose>Left</pose></object>", "object 2 has no <name>"),
         (SIZE + DOG.replace(BOX, ""), r"object 1 \(dog\) has no <bndbox>"),

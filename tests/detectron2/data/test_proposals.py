@@ -76,7 +76,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="record 0"):
         read_proposals(str(tmp_path / "a.json"))
     (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(ValueError, match="must hold"):
+    with pytest.raises(ValueError, match="list of objects"):
         read_proposals(str(tmp_path / "b.json"))
 
 
