@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from weaklabels.coco import CocoFile
 from weaklabels.files import missing_keys, read_json
 from weaklabels.masks import is_finite_number
 from weaklabels.tags import Tags
@@ -63,10 +64,27 @@ def read_detections(path: str | Path, tags: Tags) -> Detections:
             is of an image or a class that the tags lack, lies outside its image, or is not finite.
     """
     path = Path(path)
+    return _collect(path, _entries(path), tags)
+
+
+def read_chosen(path: str | Path, tags: Tags) -> Detections:
+    """The boxes of a COCO file with scores, as `wsis pseudo-boxes` writes it, as detections.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_detections`.
+    """
+    entries = (
+        (f"{path}: annotation id {entry['id']}", entry["image_id"], entry)
+        for entry in CocoFile(path).annotations()
+    )
+    return _collect(Path(path), entries, tags)
+
+
+def _collect(path: Path, entries: Iterable[Located], tags: Tags) -> Detections:
     place = {image.id: index for index, image in enumerate(tags.images)}
     index_of = tags.index_of
     images, categories, boxes, scores = [], [], [], []
-    for where, image_id, entry in _entries(path):
+    for where, image_id, entry in entries:
         if image_id not in place:
             raise ValueError(
                 f"{where}: image_id {image_id!r} is not among the {len(place)} images of "

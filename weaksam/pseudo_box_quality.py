@@ -143,3 +143,15 @@ def _pair(boxes: np.ndarray, truth: TrueBoxes, iou: float) -> tuple[int, int]:
         elif (reached & ~truth.counts).any():
             ignored += 1
     return right, ignored
+
+
+def describe_quality(quality: BoxQuality) -> str:
+    """The figures in a line, and their protocol in another."""
+    figures = ("precision", "recall", "f1")
+    values = {name: getattr(quality, name) for name in figures}
+    shown = [f"{n} {'none' if v is None else format(v, '.3f')}" for n, v in values.items()]
+    return (
+        f"{quality.boxes_per_image:.2f} boxes an image, {', '.join(shown)} ({quality.right} of "
+        f"{quality.boxes} boxes right, {quality.ignored} ignored, {quality.objects} objects)\n"
+        f"protocol: {quality.protocol}"
+    )

@@ -6,7 +6,7 @@ work on the detections of all images at once. Boxes are [x, y, width, height] in
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,15 @@ def select_boxes(detections: Detections, tags: Tags, rule: Rule) -> PseudoBoxes:
     return PseudoBoxes(detections.take(rows[kept]), normalized[kept], dropped)
 
 
+def leave_out(detections: Detections, tags: Tags, names: set[str]) -> tuple[Detections, Tags]:
+    """Detections and tags without the images of these names, which have no suffix."""
+    stays = np.array([Path(image.file_name).stem not in names for image in tags.images], bool)
+    place = np.cumsum(stays) - 1  # in the images that stay
+    kept = detections.take(np.flatnonzero(stays[detections.images]))
+    images = tuple(image for image, own in zip(tags.images, stays, strict=True) if own)
+    return replace(kept, images=place[kept.images]), replace(tags, images=images)
+
+
 def _tagged(tags: Tags) -> np.ndarray:
     """(images * classes,) bool: whether the image is tagged with the class."""
     index_of, width = tags.index_of, len(tags.categories)
@@ -220,9 +229,12 @@ def counts_of(found: PseudoBoxes, tags: Tags) -> dict[str, Any]:
     }
 
 
-def origin_of(rule: Rule, detections: Path, tags: Path) -> dict[str, Any]:
+def origin_of(
+    rule: Rule, detections: Path, tags: Path, left_out: Path | None = None
+) -> dict[str, Any]:
     """All that the boxes depend on: the rule, and digests of the files."""
     files = {"detections_sha256": file_sha256(detections), "tags_sha256": file_sha256(tags)}
+    files["left_out_sha256"] = left_out and file_sha256(left_out)
     return {"rule": rule.as_info()} | files
 
 

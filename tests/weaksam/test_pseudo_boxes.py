@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,6 +344,38 @@ def test_true_labels_reach_the_report_only(files, tmp_path):
     before = (tmp_path / "boxes.json").read_bytes()
     assert main([*words, "--truth", str(true_boxes(tmp_path, tags, wrong))]) == 0
     assert (tmp_path / "boxes.json").read_bytes() == before
+
+
+def test_images_can_be_left_out(tmp_path, capsys):
+    tags = tags_of([0], [0, 1], [1])
+    write_tags(tmp_path / "tags.json", tags)
+    lines = [entry(number, index + 1, 0.5, [5, 5, 9, 9]) for number, index in ((1, 0), (3, 1))]
+    lines.append(entry(2, 1, 0.25, [1, 2, 3, 4]))
+    (tmp_path / "d.json").write_text(json.dumps(lines))
+    (tmp_path / "list.txt").write_text(f"{Path(tags.images[1].file_name).stem}\nunknown\n")
+    words = ["pseudo-boxes", "--detections", str(tmp_path / "d.json")]
+    words += ["--tags", str(tmp_path / "tags.json"), "-o", str(tmp_path / "boxes.json")]
+    leave_out = ["--leave-out", str(tmp_path / "list.txt")]
+    assert main([*words, *leave_out]) == 0
+    content = json.loads((tmp_path / "boxes.json").read_text())
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    assert [(a["image_id"], a["category_id"]) for a in content["annotations"]] == [(1, 1), (3, 2)]
+    assert main(words) == 2  # all images: another file
+    assert "other left_out_sha256" in capsys.readouterr().err
+    assert main([*words, "--leave-out", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt" in capsys.readouterr().err
+
+
+def test_chosen_boxes_are_measured_as_when_they_were_chosen(files, tmp_path, capsys):
+    words, tags = files
+    path = true_boxes(tmp_path, tags, [{"image_id": 1, "category_id": 10, "bbox": [9, 9, 50, 50]}])
+    assert main([*words, "--truth", str(path)]) == 0
+    told = capsys.readouterr().out.splitlines()[-2:]
+    measured = ["evaluate-detections", "--boxes", str(tmp_path / "boxes.json")]
+    measured += ["--tags", str(tmp_path / "tags.json"), "--output", str(tmp_path / "q.json")]
+    assert main([*measured, "--annotations", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == told
+    assert json.loads((tmp_path / "q.json").read_text())["right"] == 1
 
 
 def test_the_benchmark_compares_the_same_boxes():

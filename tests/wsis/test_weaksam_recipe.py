@@ -13,10 +13,12 @@ from wsis.cli.weaksam import make_plan
 from wsis.config import load_config
 from wsis.recipes import weaksam_quickstart as quickstart
 from wsis.recipes.weaksam import build_stages, make_run
+from wsis.recipes.segmenters import segmenter_file_of
 from wsis.recipes.weaksam_plan import STAGES
 from wsis.runner import PipelineError, dry_run, run_stages
 
-MEASURING = {"recall", "wsod_quality"}  # nothing reads what these write
+# Nothing reads what these write.
+MEASURING = {"recall", "wsod_quality", "pseudo_boxes_quality"}
 
 
 @pytest.fixture
@@ -40,12 +42,15 @@ def plan_of(tmp_path, monkeypatch):
         ("voc12", "--proposals", "selective_search"),
         ("coco14", "--detector", "oicr"),
         ("coco14", "--classifier", "--network lite0"),
+        ("voc12", "--retrain", "dino", "--mask-boxes", "retrain", "--segmenter", "mask2former"),
+        ("coco14", "--mask-boxes", "retrain"),
     ],
 )
 def test_every_stage_reads_what_is_there(plan_of, words):
     plan = plan_of(*words)
     there = {*plan.source.reads, plan.source.train.images, plan.source.test.images}
-    there |= {plan.segmenter_file}
+    there |= {plan.segmenter_file, segmenter_file_of(plan.masks)}
+    there |= plan.source.masks.reads.keys() if plan.segmenter else set()
     stages = build_stages(plan)
     for stage in stages:
         assert set(stage.needs) <= there, stage.name
@@ -53,18 +58,21 @@ def test_every_stage_reads_what_is_there(plan_of, words):
     assert len({stage.name for stage in stages}) == len(stages)
 
 
-@pytest.mark.parametrize("dataset", ["voc07", "coco14"])
+@pytest.mark.parametrize("dataset", ["voc07", "voc12", "coco14"])
 def test_truth_reaches_tags_and_figures_alone(plan_of, dataset):
     plan = plan_of(dataset)
     truth = {str(path) for path in (*plan.source.train.truth.values(), *plan.source.reads[1:2])}
     truth -= {str(plan.source.test.images), "trainval"}
+    judged = {"mask_test"}  # makes the true masks of the test images
     for stage in build_stages(plan):
         # The images lie in VOC's own folder, so whole words are compared.
         told = {*stage.command.argv(plan.machines), *(str(path) for path in stage.needs)}
-        if not (stage.name.startswith("tags_") or stage.name in MEASURING):
+        if not (stage.name.startswith("tags_") or stage.name in MEASURING | judged):
             assert not told & truth, stage.name
         later = {path for other in build_stages(plan) for path in other.needs}
         assert stage.name not in MEASURING or not set(stage.makes) & later
+        reads_masks = any(path.name == "mask_test.json" for path in stage.needs)
+        assert not reads_masks or stage.name == "segmenter"
 
 
 def test_test_images_are_searched_for_predicted_classes(plan_of):
@@ -86,12 +94,16 @@ def test_the_detector_trains_as_published(plan_of, name):
 
 
 def test_until_ends_the_run(plan_of):
-    ends = {until: build_stages(plan_of("voc07", "--until", until))[-1].name for until in STAGES}
+    ends = {until: build_stages(plan_of("coco14", "--until", until))[-1].name for until in STAGES}
     assert ends == {
         "classifier": "classifier",
         "points": "clusters_test",
         "proposals": "recall",
         "wsod": "wsod_quality",
+        "pseudo_boxes": "pseudo_boxes_quality",
+        "retrain": "retrain",
+        "masks": "masks",
+        "segmenter": "segmenter",
     }
 
 

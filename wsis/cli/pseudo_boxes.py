@@ -12,14 +12,16 @@ import argparse
 from pathlib import Path
 
 from weaklabels.tags import read_tags
+from weaklabels.voc import read_image_set
 from weaksam.detections import read_detections
-from weaksam.pseudo_box_quality import BoxQuality, measure_boxes, read_true_boxes
+from weaksam.pseudo_box_quality import describe_quality, measure_boxes, read_true_boxes
 from weaksam.pseudo_boxes import (
     NORMALIZATIONS,
     TIES,
     AdaptiveRule,
     Rule,
     TopRule,
+    leave_out,
     origin_of,
     select_boxes,
     write_pseudo_boxes,
@@ -68,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=int, metavar="N", help="boxes of each class (topk)")
     parser.add_argument(
+        "--leave-out",
+        type=Path,
+        metavar="LIST",
+        help="names of images, one a line and without suffix, that the file shall not have, such "
+        "as those of VOC2012/ImageSets/Segmentation/val.txt, which segmenters are measured on",
+    )
+    parser.add_argument(
         "--truth",
         type=Path,
         metavar="FILE",
@@ -96,9 +105,11 @@ def run(args: argparse.Namespace) -> int:
     rule = rule_of(args)
     tags = read_tags(args.tags)
     detections = read_detections(args.detections, tags)
+    if args.leave_out:
+        detections, tags = leave_out(detections, tags, set(read_image_set(str(args.leave_out))))
     truth = read_true_boxes(args.truth, tags) if args.truth else None
     found = select_boxes(detections, tags, rule)
-    origin = origin_of(rule, args.detections, args.tags)
+    origin = origin_of(rule, args.detections, args.tags, args.leave_out)
     counts = write_pseudo_boxes(args.output, found, tags, origin)
     print(
         f"{args.output}: {counts['boxes']} boxes on {counts['images']} images, "
@@ -112,17 +123,5 @@ def run(args: argparse.Namespace) -> int:
             + ", ".join(f"{name} {count}" for name, count in by_class)
         )
     if truth is not None:
-        print(format_quality(measure_boxes(found.detections, truth, len(tags.images))))
+        print(describe_quality(measure_boxes(found.detections, truth, len(tags.images))))
     return 0
-
-
-def format_quality(quality: BoxQuality) -> str:
-    """The figures in a line, and their protocol in another."""
-    figures = ("precision", "recall", "f1")
-    values = {name: getattr(quality, name) for name in figures}
-    shown = [f"{n} {'none' if v is None else format(v, '.3f')}" for n, v in values.items()]
-    return (
-        f"{quality.boxes_per_image:.2f} boxes an image, {', '.join(shown)} ({quality.right} of "
-        f"{quality.boxes} boxes right, {quality.ignored} ignored, {quality.objects} objects)\n"
-        f"protocol: {quality.protocol}"
-    )

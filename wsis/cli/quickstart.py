@@ -2,7 +2,7 @@
 
     wsis quickstart [--data shapes|nuclei|coco --root DIR] [--subset 10p] [--seeds 3]
         [--student mask_rcnn] [--full] [--without-baseline] [--supervised] [--smoke]
-    wsis quickstart --method weaksam --until wsod [--seeds 3] [--full] [--smoke]
+    wsis quickstart --method weaksam [--until wsod] [--seeds 3] [--full] [--smoke]
 
 Makes (or takes) a small dataset, runs every stage of PointWSSIS on it with the masks of 10% of the
 images, trains a student from the teacher's own confident predictions for comparison, and writes a
@@ -10,7 +10,8 @@ table, output/quickstart/report.html and pictures. A second run continues where 
 `--supervised` is the short form: one network on all masks, and its AP.
 
 `--method weaksam` learns from image tags alone, on scenes of its own: a classifier, its clues, two
-kinds of proposals, weak detectors; output/quickstart_weaksam/report.html shows what each found.
+kinds of proposals, weak detectors, detectors and a segmenter that learn from MIST's boxes;
+output/quickstart_weaksam/report.html shows what each found. `--until wsod` leaves the latter out.
 """
 
 import argparse
@@ -31,7 +32,7 @@ POINTS_ONLY = ("data", "root", "subset", "student", "supervised", "without_basel
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    parser.add_argument("--until", choices=("wsod",), help="weaksam: the last stage")
+    parser.add_argument("--until", choices=("wsod",), help="weaksam: end with MIST")
     parser.add_argument("--data", choices=sorted(CONFIGS), default="shapes")
     parser.add_argument("--root", type=Path, help="own copy of the data; nuclei and coco need it")
     parser.add_argument("--subset", choices=SCHEDULES, default="10p", help="images with masks")
@@ -74,7 +75,8 @@ def weak_quickstart(args: argparse.Namespace) -> str:
     from wsis.recipes import weaksam_quickstart as weak
 
     output = args.output or weak.default_output(smoke=args.smoke)
-    return weak.quickstart(weak.Settings(output, args.seeds, args.smoke, args.full))
+    retrain = args.until is None
+    return weak.quickstart(weak.Settings(output, args.seeds, args.smoke, args.full, retrain))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -142,3 +142,24 @@ def check_proposals(path: Path, tags: Path) -> str:
     """Proposals of the images of a tag file."""
     found = read_proposal_file(path, read_images(tags))
     return f"{len(found.boxes)} boxes in {len(found.ids)} images"
+
+
+def check_boxes(path: Path) -> str:
+    """A label file each of whose annotations has a box."""
+    return _check_instances(path, "bbox")
+
+
+def check_masks(path: Path) -> str:
+    """A label file each of whose annotations has a mask."""
+    return _check_instances(path, "segmentation")
+
+
+def _check_instances(path: Path, key: str) -> str:
+    labels, count = CocoFile(path), 0
+    for annotation in labels.annotations():
+        if not annotation.get(key):
+            raise ValueError(f"{path}: annotation id {annotation.get('id')} has no {key}")
+        count += 1
+    if not count:
+        raise ValueError(f"{path} has no annotation to learn from")
+    return f"{count} annotations in {len(labels.images)} images"

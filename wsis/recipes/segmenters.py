@@ -1,16 +1,23 @@
 """Segmenters that stages name: their files have to be there before anything long runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from weaksam.segmenters.segment_anything import FILES, URL
 from weaksam.segmenters.spec import parse_spec
-from wsis.runner import PipelineError
+from wsis.runner import FlagValue, PipelineError
 
 
 def segmenter_file(name: str) -> Path | None:
     """The segmenter's own file, where it has one that has to be there."""
     spec = parse_spec(name)
     return Path(spec.place) if spec.place and spec.kind != "transformers" else None
+
+
+def segmenter_file_of(flags: Mapping[str, FlagValue]) -> Path | None:
+    """The same of the segmenter that a command's flags name, if any."""
+    name = flags.get("segmenter")
+    return segmenter_file(str(name)) if name else None
 
 
 def how_to_get_segmenter(path: Path) -> str:

@@ -1,21 +1,26 @@
-"""The stages of WeakSAM, from image tags to a weakly supervised detector.
+"""The stages of WeakSAM: those up to a weakly supervised detector, and the whole run.
 
 Tags, a classifier of them, points where it sees classes, proposals of a segmenter prompted there,
 a multiple-instance detector on those, its boxes on its own training images, and how good they are.
+What is trained on those boxes is in `weaksam_retraining`.
 """
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wsis.config import load_config
 from wsis.recipes import given
 from wsis.recipes.plan import FINAL_MODEL
-from wsis.recipes.pointwssis import RESULTS, SUMMARY, shipped_config
-from wsis.recipes.segmenters import how_to_get_segmenter
+from wsis.recipes.segmenters import how_to_get_segmenter, require_segmenter, segmenter_file_of
 from wsis.recipes.weaksam_plan import STAGES, WeakPlan, datasets
+from wsis.recipes.weaksam_retraining import (
+    mask_stages,
+    pseudo_box_stages,
+    retrain_stages,
+    segmenter_stages,
+)
+from wsis.recipes.weaksam_training import boxes_stage, check_weights, results_of, training_stage
 from wsis.runner import Check, Command, FlagValue, Launch, PipelineError, Run, Stage
-from wsis.training import AUGMENTED_FOLDER
 
 
 def tag_stage(plan: WeakPlan, name: str, part: str, **flags: FlagValue) -> Stage:
@@ -30,24 +35,8 @@ def tag_stage(plan: WeakPlan, name: str, part: str, **flags: FlagValue) -> Stage
         command,
         needs=plan.source.reads,
         makes=(output,),
-        before=(partial(check_pretrained, plan),),
         checks={output: check},
     )
-
-
-def check_pretrained(plan: WeakPlan) -> None:
-    """What later stages take from elsewhere is there: weights of the segmenter, of the backbone."""
-    path, last = plan.segmenter_file, STAGES.index(plan.until)
-    if last >= STAGES.index("proposals") and path and not path.is_file():
-        raise PipelineError(f"{path} is missing: {how_to_get_segmenter(path)}")
-    if last < STAGES.index("wsod") or "MODEL.WEIGHTS" in plan.overrides:
-        return
-    if not load_config(shipped_config(plan.config), num_gpus=0).MODEL.WEIGHTS:
-        raise PipelineError(
-            f"{plan.config} names no MODEL.WEIGHTS, so the detector would begin with random ones: "
-            "add MODEL.WEIGHTS FILE with the ImageNet weights of its backbone (for VGG-16 Caffe's, "
-            "with torchvision's names), or MODEL.WEIGHTS '' to begin so"
-        )
 
 
 def tag_stages(plan: WeakPlan) -> list[Stage]:
@@ -109,6 +98,9 @@ def proposal_stage(plan: WeakPlan, part: str) -> Stage:
     """Boxes of one part's images."""
     tags, images = plan.tags(part), getattr(plan.source, part).images
     output = plan.proposal_file(part)
+    check = Check(partial(given.check_proposals, tags=tags), (tags,))
+    if part in plan.released:
+        return released_proposal_stage(plan, part, check)
     flags = {"tags": tags, "image-root": images, "output": output}
     needs: tuple[Path, ...] = (tags, images)
     if plan.proposals == "points":
@@ -125,9 +117,19 @@ def proposal_stage(plan: WeakPlan, part: str) -> Stage:
         flags["kind"] = plan.proposals
         command = Command("proposals", ("grid",), {**flags, **plan.proposal_flags})
     what = f"boxes that may hold an object ({plan.proposals}) of the images for {part}"
-    check = Check(partial(given.check_proposals, tags=tags), (tags,))
-    command = replace(command, launch=Launch.SHARE)
-    return Stage(output.stem, what, command, needs, (output,), checks={output: check})
+    command, checks = replace(command, launch=Launch.SHARE), {output: check}
+    name = plan.segmenter_file and str(plan.proposal_flags["segmenter"])
+    early = (partial(require_segmenter, name),) if name else ()
+    return Stage(output.stem, what, command, needs, (output,), checks=checks, early=early)
+
+
+def released_proposal_stage(plan: WeakPlan, part: str, check: Check) -> Stage:
+    """Boxes of one part's images out of a file of WeakSAM's authors."""
+    tags, source, output = plan.tags(part), plan.released[part], plan.proposal_file(part)
+    flags = {"proposals": source, "tags": tags, "output": output}
+    command = Command("proposals", ("merge",), flags)
+    what = f"released boxes of the images for {part}"
+    return Stage(output.stem, what, command, (source, tags), (output,), checks={output: check})
 
 
 def recall_stage(
@@ -143,73 +145,35 @@ def recall_stage(
     return Stage("recall", "recall of the proposals", command, needs, (report,), checks=checks)
 
 
-def train(plan: WeakPlan, output: Path, sets: dict[str, str]) -> Command:
-    """Training of the detector and its evaluation; --resume starts afresh without a checkpoint."""
-    device = {"MODEL.DEVICE": "cpu"} if plan.machines.num_gpus == 0 else {}
-    flags = {"config-file": shipped_config(plan.config), "resume": True}
-    config = {"OUTPUT_DIR": str(output), **sets, **device, **plan.overrides}
-    return Command("train", flags=flags, config=config, launch=Launch.SPAWN)
-
-
 def detector_stages(plan: WeakPlan, name: str = "wsod") -> list[Stage]:
     """The detector with figures on the test images, its boxes on the training images, CorLoc."""
-    folder, boxes = plan.output / name, plan.output / f"{name}_boxes"
-    model, summary, found = folder / FINAL_MODEL, folder / SUMMARY, detections(plan, folder)
-    proposals = plan.proposal_file("train"), plan.proposal_file("test")
-    sets = datasets(plan.inline("train"), proposals[0], plan.source.test_name, proposals[1])
-    command = train(plan, folder, sets)
-    images = plan.source.train.images, plan.source.test.images
-    check = partial(given.check_network, command=command)
-    tags = plan.tags("train")
-    training = Stage(
+    train, test = plan.proposal_file("train"), plan.proposal_file("test")
+    tags, images = plan.tags("train"), (plan.source.train.images, plan.source.test.images)
+    what = "a detector that learns from tags which proposals are the objects"
+    model = plan.output / name / FINAL_MODEL
+    stage = Stage(
         name,
-        "a detector that learns from tags which proposals are the objects",
-        command,
-        needs=(tags, *proposals, *images),
-        makes=(model, summary),
-        leaves=(found,),
-        folder=folder,
-        checks={model: Check(partial(check, like=tags), (tags,)), summary: Check(given.check_json)},
+        what,
+        Command("train"),
+        needs=(tags, train, test, *images),
+        early=(partial(check_weights, plan.detector, "MODEL.WEIGHTS FILE", model),),
     )
-    evaluation = replace(
-        command,
-        flags={"config-file": command.flags["config-file"], "eval-only": True},
-        config={**command.config, "DATASETS.TRAIN": "()", "MODEL.WEIGHTS": str(model)},
-    )
-    training = replace(
-        training,
-        rest=replace(training, what=f"{model.name} is given: its evaluation", command=evaluation),
-    )
-    return [training, boxes_stage(plan, name, evaluation, boxes), quality_stage(plan, name, boxes)]
-
-
-def boxes_stage(plan: WeakPlan, name: str, evaluation: Command, boxes: Path) -> Stage:
-    """The detector's boxes on its own training images, of which it is told the tags alone."""
-    proposals = plan.proposal_file("train")
-    sets = datasets("", proposals, plan.inline("train"), proposals)
-    command = replace(evaluation, config={**evaluation.config, **sets, "OUTPUT_DIR": str(boxes)})
-    output = detections(plan, boxes)
-    return Stage(
-        boxes.name,
-        "its boxes on its training images",
-        command,
-        needs=(Path(evaluation.config["MODEL.WEIGHTS"]), proposals, plan.tags("train")),
-        makes=(output,),
-        folder=boxes,
-        checks={output: Check(given.check_json)},
-    )
+    sets = datasets(plan.inline("train"), train, plan.source.test_name, test)
+    always = (test, images[1])
+    training = training_stage(plan, plan.detector, stage, sets, tags, always=always)
+    own = datasets("", train, plan.inline("train"), train)
+    boxes = boxes_stage(plan, plan.detector, training, own, needs=(train,))
+    return [training, boxes, quality_stage(plan, name, boxes.makes[0])]
 
 
 def detections(plan: WeakPlan, folder: Path) -> Path:
-    """The results of an evaluation: those of test-time augmentation where the detector has it."""
-    words = [word for pair in plan.overrides.items() for word in pair]
-    is_augmented = load_config(shipped_config(plan.config), words, num_gpus=0).TEST.AUG.ENABLED
-    return folder / (Path(AUGMENTED_FOLDER, RESULTS.name) if is_augmented else RESULTS)
+    """The results of an evaluation of the weak detector in a folder."""
+    return results_of(plan.detector, folder)
 
 
-def quality_stage(plan: WeakPlan, name: str, boxes: Path) -> Stage:
+def quality_stage(plan: WeakPlan, name: str, found: Path) -> Stage:
     """AP and CorLoc of the boxes on the training images; nothing reads it."""
-    found, report = detections(plan, boxes), plan.output / f"{name}_quality.json"
+    report = plan.output / f"{name}_quality.json"
     flags = {"detections": found, "tags": plan.tags("train"), "output": report}
     command = Command("evaluate-detections", flags={**flags, **plan.source.train.truth})
     checks = {report: Check(given.check_json)}
@@ -217,10 +181,10 @@ def quality_stage(plan: WeakPlan, name: str, boxes: Path) -> Stage:
     return Stage(f"{name}_quality", what, command, (found,), (report,), checks=checks)
 
 
-def build_stages(plan: WeakPlan) -> tuple[Stage, ...]:
-    """Every stage up to `plan.until`, in order."""
-    uses_points = plan.proposals == "points"
-    groups = {
+def group_stages(plan: WeakPlan) -> dict[str, list[Stage]]:
+    """The stages of each group of STAGES, in order; none where the plan has no such stage."""
+    uses_points = plan.proposals == "points" and not {"train", "test"} & plan.released.keys()
+    return {
         "classifier": [*tag_stages(plan), *([classifier_stage(plan)] if uses_points else [])],
         "points": [
             stage
@@ -232,14 +196,24 @@ def build_stages(plan: WeakPlan) -> tuple[Stage, ...]:
             recall_stage(plan),
         ],
         "wsod": detector_stages(plan),
+        "pseudo_boxes": pseudo_box_stages(plan),
+        "retrain": retrain_stages(plan),
+        "masks": mask_stages(plan),
+        "segmenter": segmenter_stages(plan),
     }
-    last = STAGES.index(plan.until)
+
+
+def build_stages(plan: WeakPlan) -> tuple[Stage, ...]:
+    """Every stage up to `plan.until`, in order."""
+    groups, last = group_stages(plan), STAGES.index(plan.until)
     return tuple(stage for name in STAGES[: last + 1] for stage in groups[name])
 
 
 def make_run(plan: WeakPlan, stages: tuple[Stage, ...] | None = None) -> Run:
     """The run of a plan; `stages` where they are others than those of `build_stages`."""
     hints = dict.fromkeys(plan.source.reads, plan.source.how_to_get)
-    if plan.segmenter_file:
-        hints[plan.segmenter_file] = how_to_get_segmenter(plan.segmenter_file)
+    for file in filter(None, (plan.segmenter_file, segmenter_file_of(plan.masks))):
+        hints[file] = how_to_get_segmenter(file)
+    if plan.segmenter is not None:
+        hints |= plan.source.masks.reads
     return Run(stages or build_stages(plan), plan.output, plan.machines, hints)

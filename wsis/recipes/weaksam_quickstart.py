@@ -1,4 +1,4 @@
-"""WeakSAM on synthetic scenes on a CPU: from tags to weak detectors, with baselines, a report."""
+"""WeakSAM on synthetic scenes on a CPU: from tags to detectors and masks, baselines, a report."""
 
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from wsis.recipes.weaksam import (
     tag_stages,
 )
 from wsis.recipes.weaksam_plan import WeakPlan, classifier_file, own_data
+from wsis.recipes.weaksam_quickstart_retraining import retrained_run, retraining_stages
 from wsis.recipes.weaksam_report import DetectorRow, WeakRun, write_report
 from wsis.runner import Check, Command, Launch, Machines, Stage, run_stages
 
@@ -35,6 +36,7 @@ BACKBONE = {
 CLASSIFIER = {"network": "cam", "feature": "res3", "loss": "soft_margin"}
 POINTS = {"scales": (1.0,)}
 SEARCH, POINTS_KIND = "selective_search", "points"
+RETRAINED_FROM = "mist_search"  # the detector whose boxes are learned from
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Settings:
     """One quick start.
 
     seeds: number of runs to average.  full: also a detector on the tiny segmenter's proposals.
+    retrain: also what learns from the boxes of MIST.
     """
 
     output: Path
     seeds: int = 1
     smoke: bool = False
     full: bool = False
+    retrain: bool = True
 
     @property
     def size(self) -> Size:
@@ -181,6 +185,9 @@ def seed_stages(plan: WeakPlan, settings: Settings) -> list[Stage]:
         )
         training, boxes, _ = detector_stages(own, variant.name)
         stages += [replace(training, needs=(plan.weights, *training.needs)), boxes]
+    if settings.retrain:
+        found = detections(plan, plan.output / f"{RETRAINED_FROM}_boxes")
+        stages += retraining_stages(plan, found, smoke=settings.smoke)
     return stages
 
 
@@ -192,7 +199,8 @@ def seed_run(plan: WeakPlan, settings: Settings) -> WeakRun:
         test = detections(plan, folder)
         train = detections(plan, plan.output / f"{variant.name}_boxes")
         rows.append(DetectorRow(variant.title, test, train))
-    return WeakRun(plan, with_points(plan, settings.size), tuple(rows))
+    retrained = retrained_run(plan, smoke=settings.smoke) if settings.retrain else None
+    return WeakRun(plan, with_points(plan, settings.size), tuple(rows), retrained)
 
 
 def quickstart(settings: Settings) -> str:

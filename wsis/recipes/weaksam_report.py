@@ -17,13 +17,16 @@ from weaksam.proposals.chance import random_detections
 from weaksam.proposals.files import read_proposal_file
 from weaksam.proposals.images import read_images
 from weaksam.pseudo_box_quality import read_true_boxes
+from wsis.recipes import weaksam_retraining_report as retraining
 from wsis.recipes.weaksam_pictures import draw_pictures
 from wsis.recipes.weaksam_plan import WeakPlan
+from wsis.recipes.weaksam_quickstart_retraining import RetrainedRun
 
 DETECTOR_HEADERS = ("detector", "AP50 on test images", "CorLoc on training images")
 PROPOSAL_HEADERS = ("proposals", "boxes a test image", "recall @.5", "@.7", "@.9")
 RANDOM = "random scores, selective search"
 Figures = dict[str, list[float]]
+Table = tuple[tuple[str, ...], list]
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class WeakRun:
     """One finished seed.
 
     plan, prompted: with proposals of selective search, and of the prompted segmenter.
+    retrained: what learned from pseudo boxes; None where the run ends before.
     """
 
     plan: WeakPlan
     prompted: WeakPlan
     rows: tuple[DetectorRow, ...]
+    retrained: RetrainedRun | None = None
 
 
 def write_report(output: Path, runs: Sequence[WeakRun], *, smoke: bool) -> str:
@@ -58,19 +63,52 @@ def write_report(output: Path, runs: Sequence[WeakRun], *, smoke: bool) -> str:
         (DETECTOR_HEADERS, lines(detectors, "{:.1f}")),
         (PROPOSAL_HEADERS, lines(proposals, "{:.2f}")),
     ]
+    tables, more, protocols = with_retraining(tables, runs)
     title = f"WeakSAM quick start, {len(runs)} seed{'s' * (len(runs) > 1)}"
     if smoke:
         title += " (smoke run: a few iterations; the figures mean nothing)"
     content = {"title": title, "protocol": PROTOCOL}
-    content |= {"detectors by seed": detectors, "proposals by seed": proposals}
+    content |= {"detectors by seed": detectors, "proposals by seed": proposals, **more}
     with atomic_text(output / "report.json") as file:
         file.write(json.dumps(content, indent=1) + "\n")
     first = runs[0]
     pictures = draw_pictures(first.prompted, first.rows[-1].test, output / "pictures")
     with atomic_text(output / "report.html") as file:
-        file.write(page(title, tables, [path.relative_to(output) for path in pictures]))
+        places = [path.relative_to(output) for path in pictures]
+        file.write(page(title, tables, protocols, places))
     texts = [tabulate(rows, headers, disable_numparse=True) for headers, rows in tables]
-    return "\n\n".join([title, *texts, f"protocol: {PROTOCOL}"])
+    return "\n\n".join([title, *texts, *(f"protocol: {text}" for text in protocols)])
+
+
+def with_retraining(
+    tables: list[Table], runs: Sequence[WeakRun]
+) -> tuple[list[Table], dict[str, Figures], list[str]]:
+    """The tables and those of what learned from pseudo boxes, its figures by seed, protocols."""
+    found = [(run, run.retrained) for run in runs if run.retrained is not None]
+    if not found:
+        return tables, {}, [PROTOCOL]
+    boxes: Figures = {}
+    detectors: Figures = {}
+    masks: Figures = {}
+    for run, retrained in found:
+        tags = read_tags(run.plan.tags("test"))
+        test = _measure(run.plan, "test")
+        add_figures(boxes, retraining.box_figures(retrained))
+        add_figures(
+            detectors,
+            retraining.detector_figures(
+                retrained, lambda path, tags=tags, test=test: test(read_detections(path, tags)).AP50
+            ),
+        )
+        add_figures(masks, retraining.mask_figures(retrained))
+    tables = [
+        *tables,
+        (retraining.BOX_HEADERS, lines(boxes, "{:.1f}")),
+        (retraining.DETECTOR_HEADERS, lines(detectors, "{:.1f}")),
+        (retraining.MASK_HEADERS, lines(masks, "{:.1f}")),
+    ]
+    more = {"pseudo boxes by seed": boxes, "retrained by seed": detectors, "masks by seed": masks}
+    return tables, more, [PROTOCOL, *retraining.notes([one for _, one in found])]
 
 
 def detector_figures(run: WeakRun) -> dict[str, list[float]]:
@@ -129,7 +167,7 @@ def lines(figures: dict[str, list], form: str) -> list[list[str]]:
     return rows
 
 
-def page(title: str, tables: list[tuple[tuple[str, ...], list]], pictures: list[Path]) -> str:
+def page(title: str, tables: list[Table], protocols: list[str], pictures: list[Path]) -> str:
     parts = [
         tabulate(rows, headers, tablefmt="html", disable_numparse=True) for headers, rows in tables
     ]
@@ -151,7 +189,7 @@ img {{ max-width: 100%; }}
 </style>
 <h1>{html.escape(title)}</h1>
 {chr(10).join(parts)}
-<p>{html.escape(PROTOCOL)}</p>
+{chr(10).join(f"<p>{html.escape(text)}</p>" for text in protocols)}
 <h2>Test images: clues, proposals by source (grid blue, points red), detections of MIST,
 truth</h2>
 {chr(10).join(images)}

@@ -51,6 +51,9 @@ def run_stages(run: Run) -> int:
 def _run_stages(run: Run) -> int:
     todo = find_states(run)
     check_given(run, todo)
+    if not run.machines.node_rank:
+        for check in [c for stage, state in todo if state is State.OPEN for c in stage.early]:
+            check()
     ran = 0
     for number, (stage, state) in enumerate(todo, start=1):
         head = f"[{number}/{len(todo)}] {stage.name}"

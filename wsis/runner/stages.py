@@ -42,6 +42,7 @@ class Stage:
     leaves: further files that later stages may need; given results may come without them.
     folder: holds all that the stage makes; renamed as a whole when the stage is redone.
     before: checks before the command runs, each raises ValueError.
+    early: such checks before the first stage of a run, where this one will run.
     checks: how each of `makes` is checked where the user gives it.
     rest: what to run instead where the first of `makes` is given without the others.
     """
@@ -54,6 +55,7 @@ class Stage:
     leaves: tuple[Path, ...] = ()
     folder: Path | None = None
     before: tuple[Callable[[], None], ...] = field(default=(), compare=False)
+    early: tuple[Callable[[], None], ...] = field(default=(), compare=False)
     checks: Mapping[Path, Check] = field(default_factory=dict, compare=False)
     rest: "Stage | None" = None
 
