@@ -19,6 +19,7 @@ from weaklabels.pictures import read_image
 from weaklabels.points import centroid, checked_point, mask_point
 from weaklabels.records import Record, mask_instances
 from weaklabels.shards import RecordShards, ShardWriter
+from weaksam.image_shards import one_thread
 from weaksam.segmenters.protocol import Segmenter
 from weaksam.segmenters.spec import DEFAULT_SEGMENTER, load_segmenter
 from wsis.launcher import SHARED_WORK_TIMEOUT, Job, device_of, launch
@@ -69,7 +70,8 @@ def segment_share(settings: PointMaskSettings, job: Job) -> GenerateReport | Non
         "device": device_of(job).type,
     }
     work = _Work(annotations, settings.image_root, segmenter)
-    report = write_sharded(RecordShards(settings.output, made_from), work)
+    with one_thread():  # sums depend on how many threads share them
+        report = write_sharded(RecordShards(settings.output, made_from), work)
     if report is None:
         return None
     names = {category["id"]: category["name"] for category in annotations.categories}

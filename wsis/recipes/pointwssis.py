@@ -100,7 +100,7 @@ def point_masks(plan: Plan, labels: Path, output: Path) -> Command:
     """Records of a segmenter that the points of a label file prompt."""
     flags = {"annotations": labels, "image-root": plan.source.image_root}
     flags |= {"segmenter": plan.segmenter, "output": output}
-    return Command("point-masks", flags=flags, launch=Launch.SPAWN)
+    return Command("point-masks", flags=flags, launch=Launch.SHARE)
 
 
 def merge(plan: Plan, records: Path, output: Path, min_score: float | None = None) -> Command:
@@ -252,12 +252,13 @@ def refine_stage(plan: Plan, name: str, refiner: str, records: Path, output: Pat
     flags = {"records": records, "image-root": plan.source.image_root, "output": output}
     needs = (records, plan.weak, plan.source.image_root)
     if refiner == SAM:
-        what, own = "the segmenter redraws them", {"refiner": SAM, "segmenter": plan.segmenter}
+        what, launch = "the segmenter redraws them", Launch.SHARE
+        own = {"refiner": SAM, "segmenter": plan.segmenter}
     else:
-        what, needs = "MaskRefineNet improves them", (plan.refiner, *needs)
+        what, launch, needs = "MaskRefineNet improves them", Launch.SPAWN, (plan.refiner, *needs)
         # A released refiner does not say its categories.
         own = {"weights": plan.refiner, "annotations": plan.weak}
-    command = Command("refine", flags={**own, **flags}, launch=Launch.SPAWN)
+    command = Command("refine", flags={**own, **flags}, launch=launch)
     return records_stage(name, what, command, needs, output, plan.weak)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from weaksam.image_shards import one_thread
 from weaksam.mask_prompts import refined_masks, require_boxes
 from weaksam.segmenters.protocol import Segmenter
 from weaksam.segmenters.spec import load_segmenter
@@ -13,7 +14,8 @@ from .protocol import Refiner
 class SamRefiner(Refiner):
     """Masks of a segmenter prompted as SAMRefiner does; see `weaksam.mask_prompts`.
 
-    It makes no difference between classes, and records keep their scores.
+    It makes no difference between classes, and records keep their scores. One thread of a process
+    works, because sums depend on how many threads share them.
     """
 
     category_ids = None
@@ -33,4 +35,6 @@ class SamRefiner(Refiner):
     def refine(
         self, image_rgb: np.ndarray, masks: np.ndarray, points: np.ndarray, class_ids: np.ndarray
     ) -> tuple[np.ndarray, None]:
-        return refined_masks(self.segmenter, image_rgb, masks, points, self.batch_size), None
+        with one_thread():
+            masks = refined_masks(self.segmenter, image_rgb, masks, points, self.batch_size)
+        return masks, None
