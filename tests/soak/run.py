@@ -47,16 +47,19 @@ class Totals:
 
 
 def soak(recipes: dict[str, list[str]], out: Path, seconds: float, seed: int = 0) -> Totals:
-    """Disturb each recipe in turn until the time is over; the run that is under way is finished.
+    """Run each recipe in peace; then disturb them in turn, until the time is over.
+
+    The run that is under way then is finished.
 
     Args:
         recipes: a command by its name; {output} in it stands for the folder that it writes.
         out: folder for all outputs; what a recipe leaves in peace stays in NAME.reference.
     """
-    rng, totals, latest = Random(seed), Totals(), time.monotonic() + seconds
+    rng, totals = Random(seed), Totals()
     trials = {name: _Trial(name, words, out, rng, totals) for name, words in recipes.items()}
     for trial in trials.values():
         trial.run_in_peace()
+    latest = time.monotonic() + seconds
     while time.monotonic() < latest:
         for trial in trials.values():
             if time.monotonic() < latest:
