@@ -4,6 +4,8 @@ A file is an error where it is cut off, is no image, or states more pixels than 
 the environment variable WEAKLABELS_MAX_IMAGE_PIXELS raises.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +30,12 @@ UPRIGHT = {  # how to undo each orientation, by its EXIF number
 TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 MAX_16_BIT = 65535
 BYTE_SHIFT = 8
+
+
+class UnreadableImage(ValueError):
+    """An image file is missing, damaged or too large; the message names it."""
+
+
 # What PIL raises for files that are damaged in one way or another.
 PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -75,9 +83,26 @@ def image_size_hw(path: Path, where: str) -> tuple[int, int]:
             turned = image.getexif().get(EXIF_ORIENTATION) in TURNED
             return (image.width, image.height) if turned else (image.height, image.width)
     except PIL_ERRORS as error:
-        raise ValueError(
+        raise UnreadableImage(
             f"{where}: the image {path} is not readable: {_reason(error)}; replace it"
         ) from error
+
+
+@contextlib.contextmanager
+def passed_over(skipped: list[str] | None) -> Iterator[None]:
+    """Where there is a list, an image that cannot be read ends the block and is put on it."""
+    try:
+        yield
+    except (UnreadableImage, FileNotFoundError) as error:
+        if skipped is None:
+            raise
+        skipped.append(str(error))
+
+
+def refuse_all_skipped(skipped: list[str], images: int) -> None:
+    """ValueError where no image is left."""
+    if skipped and not images:
+        raise UnreadableImage(f"none of {len(skipped)} images can be read; the first: {skipped[0]}")
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -111,8 +136,8 @@ def _reason(error: Exception) -> str:
     return "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def _unreadable(name: str | Path, error: Exception) -> ValueError:
-    return ValueError(
+def _unreadable(name: str | Path, error: Exception) -> UnreadableImage:
+    return UnreadableImage(
         f"cannot read image '{name}': {_reason(error)}. The file is damaged or not an image: "
         "replace it, or remove it from the annotations"
     )

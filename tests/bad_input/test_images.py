@@ -1,6 +1,8 @@
 """Image files that cannot be read: the run goes on without them where it may, and lists them."""
 
+import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -87,6 +89,29 @@ def test_masks_of_voc(world: World, capfd, folder: str, fault: str):
     if fault == "cut off":
         path.write_bytes(path.read_bytes()[:60])
     refused(world, "voc-to-coco", capfd, "2007_000001.png")
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "header of 2^31"])
+def test_converters_leave_an_image_out_and_list_it(world: World, capfd, fault: str):
+    frames = world.json("bdd.json")
+    world.edit("bdd.json", lambda content: [*content, frames[0] | {"name": "2.png"}])
+    voc = world.folder / "VOC2012"
+    for place in ("JPEGImages", "SegmentationObject", "SegmentationClass"):
+        for path in list((voc / place).iterdir()):
+            shutil.copy(path, path.with_name(path.name.replace("000001", "000002")))
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_000001\n2007_000002\n")
+    IMAGES[fault](world.folder / "images" / "1.png")
+    IMAGES[fault](voc / "JPEGImages" / "2007_000001.jpg")
+    for program, output, left, kept in (
+        ("convert-bdd100k", "bdd.json", "1.png", "2.png"),
+        ("voc-to-coco", "voc.json", "2007_000001.jpg", "2007_000002.jpg"),
+    ):
+        assert run(program, world.words(program)) == 1
+        err = capfd.readouterr().err
+        assert left in err and "Traceback" not in err and "1 images could not be read" in err
+        content = json.loads((world.out / output).read_text())
+        assert [image["file_name"] for image in content["images"]] == [kept]
+        assert len(content["annotations"]) == 1
 
 
 @pytest.mark.parametrize("fault", ["empty", "text", "cut off", "header of 50000 x 50000"])

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from weaklabels.files import missing_keys, objects, read_json
 from weaklabels.image_root import image_path
 from weaklabels.masks import make_annotation, segmentation_rle
-from weaklabels.pictures import image_size_hw, open_image
+from weaklabels.pictures import image_size_hw, open_image, passed_over, refuse_all_skipped
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 ALIASES = {"person": "pedestrian", "motor": "motorcycle", "bike": "bicycle"}  # some releases' words
@@ -88,12 +88,16 @@ def read_outlines(label: dict[str, Any], where: str) -> list[np.ndarray]:
 
 
 def read_polygons(
-    path: Path, image_root: Path, left_out: Counter
+    path: Path, image_root: Path, left_out: Counter, skipped: list[str] | None = None
 ) -> Iterator[tuple[str, tuple[int, int], list[dict[str, Any]]]]:
     """(file name, size, annotations) of each frame of a polygon file."""
     for frame in tqdm(read_frames(path), "frames", unit="image"):
         where = f"{path}: frame {frame['name']!r}"
-        size_hw = image_size_hw(_image_path(image_root, frame["name"], where), where)
+        size_hw = None
+        with passed_over(skipped):
+            size_hw = image_size_hw(_image_path(image_root, frame["name"], where), where)
+        if size_hw is None:
+            continue
         annotations = []
         labels = objects(frame.get("labels") or [], f"{where}: 'labels'")
         for number, label in enumerate(labels):
@@ -157,35 +161,45 @@ def read_bitmask(path: Path, left_out: Counter) -> tuple[tuple[int, int], list[d
 
 
 def read_bitmasks(
-    folder: Path, image_root: Path, left_out: Counter
+    folder: Path, image_root: Path, left_out: Counter, skipped: list[str] | None = None
 ) -> Iterator[tuple[str, tuple[int, int], list[dict[str, Any]]]]:
     """(file name, size, annotations) of each PNG of a folder."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise FileNotFoundError(f"{folder}: holds no .png file")
     for path in tqdm(paths, "bitmasks", unit="image"):
-        size_hw, annotations = read_bitmask(path, left_out)
-        name = f"{path.stem}.jpg"
-        if image_size_hw(image_root / name, str(path)) != size_hw:
+        name, found = f"{path.stem}.jpg", None
+        with passed_over(skipped):
+            found = image_size_hw(image_root / name, str(path)), *read_bitmask(path, left_out)
+        if found is None:
+            continue
+        image_hw, size_hw, annotations = found
+        if image_hw != size_hw:
             raise ValueError(f"{path}: is {size_hw}, but {image_root / name} has another size")
         yield name, size_hw, annotations
 
 
 def convert_bdd100k(
-    image_root: Path, *, polygons: Path | None = None, bitmasks: Path | None = None
+    image_root: Path,
+    *,
+    polygons: Path | None = None,
+    bitmasks: Path | None = None,
+    skipped: list[str] | None = None,
 ) -> tuple[dict[str, Any], Counter]:
     """Content of a COCO file, and how many labels of each kind were left out.
 
     Args:
         polygons: json with poly2d labels.  bitmasks: folder of RGBA PNGs.  One of the two.
+        skipped: gets a message for each image or bitmask that cannot be read, which is left out;
+            None: the first of them is an error.
     """
     if (polygons is None) == (bitmasks is None):
         raise ValueError("give either BDD100K's polygons or its bitmasks")
     left_out: Counter = Counter()
     if polygons is not None:
-        frames = read_polygons(polygons, image_root, left_out)
+        frames = read_polygons(polygons, image_root, left_out, skipped)
     else:
-        frames = read_bitmasks(bitmasks, image_root, left_out)
+        frames = read_bitmasks(bitmasks, image_root, left_out, skipped)
     images, annotations = [], []
     for name, (height, width), found in frames:
         ids = {"id": len(images) + 1}
@@ -193,5 +207,6 @@ def convert_bdd100k(
         for annotation in found:
             ids = {"id": len(annotations) + 1, "image_id": len(images)}
             annotations.append(ids | annotation)
+    refuse_all_skipped(skipped or [], len(images))
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASSES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}, left_out

@@ -17,7 +17,7 @@ from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
 from weaklabels.masks import make_annotation
-from weaklabels.pictures import image_size_hw, open_image
+from weaklabels.pictures import image_size_hw, open_image, passed_over, refuse_all_skipped
 from weaklabels.voc import CLASS_NAMES, read_image_set, voc_image_id
 
 VOID = 255  # borders and regions that VOC leaves open
@@ -111,16 +111,21 @@ def image_names(voc: Path, split: str, sbd: Path | None, without: str | None) ->
 
 
 def _converted(
-    voc: Path, sbd: Path | None, names: list[str]
+    voc: Path, sbd: Path | None, names: list[str], skipped: list[str] | None
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """COCO's image and its annotations, these yet without `id`, of each name."""
     for name in tqdm(names, "masks", unit="image"):
-        file_name = f"{name}.jpg"
-        height, width = image_size_hw(voc / "JPEGImages" / file_name, f"image {name}")
-        image = {"id": voc_image_id(name), "file_name": file_name, "height": height, "width": width}
+        file_name, found = f"{name}.jpg", None
         own = sbd is None or (voc / "SegmentationObject" / f"{name}.png").is_file()
+        with passed_over(skipped):
+            size_hw = image_size_hw(voc / "JPEGImages" / file_name, f"image {name}")
+            found = size_hw, read_voc_masks(voc, name) if own else read_sbd_masks(sbd, name)
+        if found is None:
+            continue
+        (height, width), instances = found
+        image = {"id": voc_image_id(name), "file_name": file_name, "height": height, "width": width}
         annotations = []
-        for category_id, mask in read_voc_masks(voc, name) if own else read_sbd_masks(sbd, name):
+        for category_id, mask in instances:
             if mask.shape != (height, width):
                 raise ValueError(
                     f"image {name} is {(height, width)}, its masks are {mask.shape} (height, width)"
@@ -131,7 +136,11 @@ def _converted(
 
 
 def convert_voc(
-    voc: Path, split: str, sbd: Path | None = None, without: str | None = None
+    voc: Path,
+    split: str,
+    sbd: Path | None = None,
+    without: str | None = None,
+    skipped: list[str] | None = None,
 ) -> dict[str, Any]:
     """Content of the COCO file of a list of `ImageSets/Segmentation`.
 
@@ -139,11 +148,14 @@ def convert_voc(
         voc: folder VOC2012 of the devkit.
         sbd: SBD's folder `dataset`: its images are added.
         without: a list whose images are left out.
+        skipped: gets a message for each image whose file or masks cannot be read, which is left
+            out; None: the first of them is an error.
     """
     images, annotations = [], []
-    for image, found in _converted(voc, sbd, image_names(voc, split, sbd, without)):
+    for image, found in _converted(voc, sbd, image_names(voc, split, sbd, without), skipped):
         images.append(image)
         for annotation in found:
             annotations.append({"id": len(annotations) + 1} | annotation)
+    refuse_all_skipped(skipped or [], len(images))
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}

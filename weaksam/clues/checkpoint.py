@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from detectron2.checkpoint.safe_files import read_torch_file, write_torch_file
+from detectron2.checkpoint.safe_files import check_weights, read_torch_file, write_torch_file
 
 from .cam import CAMClassifier, CAMConfig
 from .classifier import Classifier
 from .weaktr import WeakTr, WeakTrConfig
 
+USUAL_SIZE = 1024  # pixels and channels of networks; those of a file are as large as its weights
 KINDS = {"weaktr": (WeakTrConfig, WeakTr), "cam": (CAMConfig, CAMClassifier)}
 
 
@@ -52,15 +53,38 @@ def load_classifier(path: str | Path) -> LoadedClassifier:
             f"{path}: no classifier of this package, which has {', '.join(keys)}; published WeakTr "
             "files are read by read_weaktr"
         )
-    if content["kind"] not in KINDS:
+    if not isinstance(content["kind"], str) or content["kind"] not in KINDS:
         raise ValueError(f"{path}: a classifier of kind {content['kind']!r}; known: {list(KINDS)}")
-    config_type = KINDS[content["kind"]][0]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-    model = config_type(**fields).build()
-    missing, foreign = model.load_state_dict(content["model"], strict=False)
+    check_weights(content["model"], str(path))
+    classes = content["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path}: its classes are no list of names; train a classifier again")
+    model = _build(path, content)
+    try:
+        missing, foreign = model.load_state_dict(content["model"], strict=False)
+    except RuntimeError as error:  # a tensor of another shape
+        raise ValueError(f"{path}: its weights do not fit its config: {error}") from error
     if missing or foreign:
         raise ValueError(f"{path}: lacks {missing[:3]}, has the unknown {foreign[:3]}")
-    return LoadedClassifier(model, tuple(content["classes"]))
+    return LoadedClassifier(model, tuple(classes))
+
+
+def _build(path: str | Path, content: dict[str, Any]) -> Classifier:
+    """The network that a file describes; ValueError for sizes that its weights cannot have."""
+    config, state = content["config"], content["model"]
+    largest = max([len(state), *(side for value in state.values() for side in value.shape)])
+    try:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        numbers = [value for value in fields.values() if isinstance(value, int)]
+        if max(numbers, default=0) > max(largest, USUAL_SIZE) or fields.get("depth", 0) > len(
+            state
+        ):
+            raise ValueError(f"numbers up to {max(numbers)} with weights of {largest} at most")
+        return KINDS[content["kind"]][0](**fields).build()
+    except Exception as error:  # whatever sizes that do not fit make a network raise
+        raise ValueError(
+            f"{path}: its config {config!r:.200} describes no network: {error}"
+        ) from error
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:

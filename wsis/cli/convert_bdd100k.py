@@ -12,6 +12,7 @@ from pathlib import Path
 
 from weaklabels.converters.bdd100k import convert_bdd100k
 from weaklabels.files import write_json
+from wsis.cli.skipped import tell_skipped
 
 OUTPUT = "output"
 
@@ -27,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the COCO file and tell what is in it and what is not."""
+    skipped: list[str] = []
     content, left_out = convert_bdd100k(
-        args.image_root, polygons=args.polygons, bitmasks=args.bitmasks
+        args.image_root, polygons=args.polygons, bitmasks=args.bitmasks, skipped=skipped
     )
     write_json(args.output, content)
     for what, count in sorted(left_out.items()):
         print(f"left out: {count} {what}")
     images, annotations = content["images"], content["annotations"]
     print(f"{args.output}: {len(annotations)} instances in {len(images)} images")
-    return 0
+    return tell_skipped(skipped)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from weaklabels.converters.voc import convert_voc
 from weaklabels.files import write_json
+from wsis.cli.skipped import tell_skipped
 
 OUTPUT = "output"
 
@@ -30,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the COCO file and tell what is in it."""
-    content = convert_voc(args.voc, args.split, args.sbd, args.without)
+    skipped: list[str] = []
+    content = convert_voc(args.voc, args.split, args.sbd, args.without, skipped)
     write_json(args.output, content)
     images, annotations = content["images"], content["annotations"]
     print(f"{args.output}: {len(annotations)} instances in {len(images)} images")
-    return 0
+    return tell_skipped(skipped)
