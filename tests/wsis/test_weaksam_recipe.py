@@ -12,8 +12,8 @@ from wsis.cli.run import recipe_parser
 from wsis.cli.weaksam import make_plan
 from wsis.config import load_config
 from wsis.recipes import weaksam_quickstart as quickstart
-from wsis.recipes.weaksam import build_stages, make_run
 from wsis.recipes.segmenters import segmenter_file_of
+from wsis.recipes.weaksam import build_stages, make_run
 from wsis.recipes.weaksam_plan import STAGES
 from wsis.runner import PipelineError, dry_run, run_stages
 

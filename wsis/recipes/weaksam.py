@@ -20,7 +20,7 @@ from wsis.recipes.weaksam_retraining import (
     segmenter_stages,
 )
 from wsis.recipes.weaksam_training import boxes_stage, check_weights, results_of, training_stage
-from wsis.runner import Check, Command, FlagValue, Launch, PipelineError, Run, Stage
+from wsis.runner import Check, Command, FlagValue, Launch, Run, Stage
 
 
 def tag_stage(plan: WeakPlan, name: str, part: str, **flags: FlagValue) -> Stage:
