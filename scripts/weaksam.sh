@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Train and evaluate WeakSAM's weak detector on one dataset, from image tags to boxes:
-#   scripts/weaksam.sh voc07|voc12|coco14|own [--detector mist|oicr] [--until STAGE] [--from STAGE] [--dry-run] [KEY VALUE ...]
+# Train and evaluate WeakSAM on one dataset, from image tags to boxes (voc07), masks (voc12), both (coco14):
+#   scripts/weaksam.sh voc07|voc12|coco14|own [--detector mist|oicr] [--retrain faster_rcnn|dino] [--segmenter mask_rcnn|mask2former]
+#     [--until STAGE] [--from STAGE] [--start-from released] [--dry-run] [KEY VALUE ...]
 # Finished stages are skipped, broken ones resume. `--help` lists every flag; the environment sets
 # DETECTRON2_DATASETS, OUTPUT_DIR, NUM_GPUS, and NNODES, NODE_RANK, MASTER_ADDR on several machines.
 set -euo pipefail

@@ -12,6 +12,7 @@ from wsis.cli.run import recipe_parser
 from wsis.cli.weaksam import make_plan
 from wsis.config import load_config
 from wsis.recipes import weaksam_quickstart as quickstart
+from wsis.recipes import weaksam_quickstart_retraining as retraining
 from wsis.recipes.segmenters import segmenter_file_of
 from wsis.recipes.weaksam import build_stages, make_run
 from wsis.recipes.weaksam_plan import STAGES
@@ -141,16 +142,52 @@ def test_stages_of_the_quick_start_read_what_earlier_ones_make(tmp_path):
         there |= {*stage.makes, *stage.leaves}
     rows = quickstart.seed_run(plan, settings).rows
     assert {path for row in rows for path in (row.train, row.test)} <= there
+    retrained = quickstart.seed_run(plan, settings).retrained
+    results = (*retrained.boxes.values(), *retrained.detectors.values(), *retrained.masks.values())
+    assert set(results) <= there
+    fewer = replace(settings, retrain=False)
+    assert len(quickstart.seed_stages(plan, fewer)) < len(stages) - 10
+    assert quickstart.seed_run(plan, fewer).retrained is None
 
 
 def test_the_quick_starts_detectors_have_the_classifiers_backbone(tmp_path):
     plan = quickstart.make_plan(quickstart.Settings(tmp_path), 0)
-    for variant in quickstart.VARIANTS:
-        cfg = load_config(f"configs/Quickstart/{variant.config}", num_gpus=0)
+    configs = [f"configs/Quickstart/{variant.config}" for variant in quickstart.VARIANTS]
+    for config in (*configs, retraining.DETECTOR_CONFIG, retraining.SEGMENTER_CONFIG):
+        cfg = load_config(config, num_gpus=0)
         other = cfg.clone()
         other.merge_from_list([w for pair in plan.classifier_config.items() for w in pair])
         assert other == cfg
         assert cfg.MODEL.ROI_HEADS.IN_FEATURES == [plan.classifier["feature"]]
+
+
+def test_only_the_upper_bound_of_the_quick_start_learns_from_truth(tmp_path):
+    settings = quickstart.Settings(tmp_path)
+    plan = quickstart.make_plan(settings, 0)
+    truth = str(plan.source.train.truth["annotations"])
+    told = {
+        stage.name
+        for stage in quickstart.seed_stages(plan, settings)
+        if any(truth in word for word in stage.command.argv(plan.machines))
+    }
+    quality = {"boxes_top1_quality", "boxes_adaptive_quality", "recall"}
+    assert told == {*quality, "tags_train", "faster_rcnn_true"}
+
+
+def test_networks_of_the_quick_start_see_the_same_number_of_images(tmp_path):
+    settings = quickstart.Settings(tmp_path)
+    plan = quickstart.make_plan(settings, 0)
+    stages = {stage.name: stage for stage in quickstart.seed_stages(plan, settings)}
+    seen, drops = set(), {}
+    for name in (*(row.name for row in retraining.ROWS), retraining.MASK_RCNN):
+        command = stages[name].command
+        words = [word for pair in command.config.items() for word in pair]
+        cfg = load_config(str(command.flags["config-file"]), words, num_gpus=0)
+        seen.add(cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH)
+        drops[name] = cfg.MODEL.INSTANCE_DROP.ISON
+        assert cfg.MODEL.WEIGHTS == str(plan.weights)
+    assert seen == {retraining.retrained_run(plan, smoke=False).images_seen}
+    assert [name for name, drop in drops.items() if drop] == ["faster_rcnn_drop"]
 
 
 def test_options_of_the_other_quick_start_are_refused(capsys):
