@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from weaklabels.coco import Annotations, load_annotations
 from weaklabels.evaluate import records_ap
+from weaklabels.examine import refuse_unreadable
 from weaklabels.locks import job_lock
 from weaklabels.records import Record
 
@@ -134,6 +135,11 @@ def make_trainer(settings: TrainSettings, here: World) -> Trainer:
         augmentation=augmentation,
         recipe=recipe,
         seed=schedule.seed,
+    )
+    shown = {pair.image.file_name: pair.image for pair in dataset.pairs}
+    refuse_unreadable(
+        str(settings.annotations),
+        [(settings.image_root / name, (i.height, i.width)) for name, i in shown.items()],
     )
     torch.manual_seed(schedule.seed)
     model = network.build()

@@ -4,7 +4,7 @@ Faults keep programs from using a file, or make them learn something wrong; note
 Annotations are streamed: memory holds the images and what was found.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from tqdm import tqdm
 
 from weaklabels.coco import CocoFile
 from weaklabels.image_root import image_path
+from weaklabels.json_stream import walk_object
 from weaklabels.masks import Runs, check_segmentation, is_finite_number, segmentation_rle
 from weaklabels.merge import refuse_other_categories, refuse_shared_images
 from weaklabels.pictures import image_size_hw
 from weaklabels.points import checked_point
 from weaklabels.records import read_records
+from weaklabels.tags import read_tags
 
 FAULT, NOTE = "fault", "note"
+SAMPLE = 32  # images that are looked at before a training
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,13 @@ def examine(
     weak: Path | None = None,
     records: Path | None = None,
 ) -> Iterator[Finding]:
-    """Everything found in a COCO file, its images, the weak file and the records beside it."""
+    """Everything found in a COCO file, its images, the weak file and the records beside it.
+
+    Instead of the COCO file, a tag file can be given, which has no annotations.
+    """
+    if _is_tag_file(annotations):
+        yield from _tag_file(annotations, image_root)
+        return
     strong_file = weak_file = None
     try:
         strong_file = CocoFile(annotations, skip_invalid=True)
@@ -49,9 +58,37 @@ def examine(
         yield Finding(FAULT, str(error))
     for file in filter(None, (strong_file, weak_file)):
         if image_root is not None:
-            yield from _images(file, image_root)
+            yield from _images(file.path, file.images.values(), image_root)
     if records is not None:
         yield from _records(records, weak_file or strong_file)
+
+
+def _is_tag_file(path: Path) -> bool:
+    """Whether a JSON file has the sections of a tag file; no where it cannot be read."""
+    seen = set()
+    try:
+        for name, _, _ in walk_object(path, "images"):
+            seen.add(name)
+            if name == "annotations":
+                return False
+    except (OSError, ValueError):
+        return False
+    return {"images", "categories"} <= seen
+
+
+def _tag_file(path: Path, image_root: Path | None) -> Iterator[Finding]:
+    try:
+        tags = read_tags(path)
+    except (OSError, ValueError) as error:
+        yield Finding(FAULT, str(error))
+        return
+    untagged, absent = tags.without_tags(), tags.absent_classes()
+    if untagged:
+        yield Finding(NOTE, f"{path}: {len(untagged)} images without a tag")
+    if absent:
+        yield Finding(NOTE, f"{path}: no image is tagged {', '.join(absent)}")
+    if image_root is not None:
+        yield from _images(path, [vars(image) for image in tags.images], image_root)
 
 
 def _annotations(file: CocoFile, is_weak: bool) -> Iterator[Finding]:
@@ -106,9 +143,9 @@ def _pair(strong: CocoFile, weak: CocoFile) -> Iterator[Finding]:
             yield Finding(FAULT, str(error))
 
 
-def _images(file: CocoFile, root: Path) -> Iterator[Finding]:
-    for image in tqdm(file.images.values(), f"images of {file.path.name}", leave=False):
-        where = f"{file.path}: image id {image['id']}"
+def _images(path: Path, images: Collection[dict[str, Any]], root: Path) -> Iterator[Finding]:
+    for image in tqdm(images, f"images of {path.name}", leave=False):
+        where = f"{path}: image id {image['id']}"
         try:
             size = image_size_hw(image_path(root, image["file_name"]), where)
         except (OSError, ValueError) as error:
@@ -132,3 +169,23 @@ def _records(path: Path, file: CocoFile | None) -> Iterator[Finding]:
     missing = len(file.images.keys() - seen) if file else 0
     if missing:
         yield Finding(FAULT, f"{path}: {missing} images of {file.path} have no record")
+
+
+def refuse_unreadable(where: str, images: Sequence[tuple[Path, tuple[int, int] | None]]) -> None:
+    """ValueError for the first image of a sample that is missing, damaged or of another size.
+
+    The cheap part of an examination: it opens the headers of a few images, spread over all, so that
+    a wrong image root or copies of another size end a training at its start and not in its midst.
+
+    Args:
+        where: what names the images, for the message.
+        images: path of each and, where that is known, height and width.
+    """
+    step = max(1, len(images) // SAMPLE)
+    for path, size_hw in images[::step][: SAMPLE + 1]:
+        found = image_size_hw(path, where)
+        if size_hw is not None and found != tuple(size_hw):
+            raise ValueError(
+                f"{where}: image {path} is {found} (height, width), its labels say {size_hw}: use "
+                "the images that the labels were made for"
+            )

@@ -54,12 +54,12 @@ class Tags:
             raise ValueError(f"{where}no categories; image tags need a class list")
         for what, values in (("id", ids), ("name", [name for _, name in self.categories])):
             if twice := _first_repeated(values):
-                raise ValueError(f"{where}category {what} {twice[0]!r} occurs twice")
+                raise ValueError(f"{where}category {what} {twice[0]!r} occurs twice; remove one")
         if ids != sorted(ids):
             raise ValueError(f"{where}categories are not in ascending order of their ids")
         for what in ("id", "file_name"):
             if twice := _first_repeated([getattr(image, what) for image in self.images]):
-                raise ValueError(f"{where}image {what} {twice[0]!r} occurs twice")
+                raise ValueError(f"{where}image {what} {twice[0]!r} occurs twice; remove one")
         known = set(ids)
         for image in self.images:
             if unknown := sorted(set(image.category_ids) - known):
@@ -145,7 +145,7 @@ def read_tags(path: str | Path) -> Tags:
         )
     content = read_json(path)
     if not isinstance(content, dict) or missing_keys(content, ("images", "categories")):
-        raise ValueError(f"{path}: no tag file, which has the lists 'images' and 'categories'")
+        raise ValueError(f"{path}: no tag file, which needs the lists 'images', 'categories'")
     if "annotations" in content:
         raise ValueError(
             f"{path} has 'annotations', so it is no tag file: boxes and masks must not reach what "

@@ -91,7 +91,7 @@ def _collect(path: Path, entries: Iterable[Located], tags: Tags) -> Detections:
                 f"{tags.file or 'the tags'}: give the tags of the images that were detected on"
             )
         if missing := missing_keys(entry, DETECTION_KEYS):
-            raise ValueError(f"{where}: the detection lacks {missing}")
+            raise ValueError(f"{where}: the detection lacks {missing}; add it")
         category = entry["category_id"]
         if type(category) is not int or category not in index_of:
             raise ValueError(
@@ -128,7 +128,7 @@ def _of_results(path: Path) -> Iterator[Located]:
     for number, entry in enumerate(content):
         where = f"{path}: result {number}"
         if missing := missing_keys(entry, ("image_id",)):
-            raise ValueError(f"{where} lacks {missing}")
+            raise ValueError(f"{where} lacks {missing}: correct it, or give COCO results")
         yield where, _image_id(where, entry["image_id"]), entry
 
 
@@ -143,7 +143,7 @@ def _of_records(path: Path) -> Iterator[Located]:
                 hint = "" if line.endswith(b"\n") else "; was the run that writes it cut off?"
                 raise ValueError(f"{where}: not a json record ({error}){hint}") from error
             if missing := missing_keys(record, ("image_id", "instances")):
-                raise ValueError(f"{where}: the record lacks {missing}")
+                raise ValueError(f"{where}: the record lacks {missing}; add it")
             image_id = _image_id(where, record["image_id"])
             if image_id in seen:
                 raise ValueError(f"{where}: image {image_id} has a record already; one per image")
@@ -179,7 +179,9 @@ def box_in_image(
         ValueError: beginning with `where`; it is no box, or reaches farther outside than EDGE.
     """
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)):
-        raise ValueError(f"{where}: bbox {box!r} is not x, y, width, height in finite numbers")
+        raise ValueError(
+            f"{where}: bbox {box!r} is not x, y, width, height in finite numbers; correct it"
+        )
     x, y, w, h = box
     if w <= 0 or h <= 0:
         raise ValueError(f"{where}: bbox {box} has no area; width and height must be above 0")
@@ -187,7 +189,7 @@ def box_in_image(
     if w <= 0 or h <= 0:
         raise ValueError(
             f"{where}: bbox {box} reaches outside its image of {width} x {height} (width x "
-            "height): boxes are x, y, width, height in pixels of the original image"
+            "height): boxes must be x, y, width, height in pixels of the original image"
         )
     return x, y, w, h
 

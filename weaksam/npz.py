@@ -58,4 +58,5 @@ def check_offsets(
         raise ValueError(f"{path}: offsets do not run from 0 to the {rows} rows")
     names, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"{path}: image id {names[counts > 1][0]} occurs twice")
+        name = names[counts > 1][0]
+        raise ValueError(f"{path}: image id {name} occurs twice; make or fetch the file again")

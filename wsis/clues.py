@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectron2.utils import comm
+from weaklabels.examine import refuse_unreadable
 from weaklabels.locks import job_lock, output_lock
 from weaksam.clues import (
     PointSettings,
@@ -51,6 +52,10 @@ def train_tag_classifier(settings: ClassifierSettings, job: Job) -> TrainResult:
         raise ValueError(f"{job}: a classifier trains in one process; give one GPU or none")
     device = str(device_of(job))
     train = TaggedDataset.load(settings.tags, settings.image_root)
+    refuse_unreadable(
+        str(settings.tags),
+        [(Path(e["file_name"]), (e["height"], e["width"])) for e in train.dicts],
+    )
     val = None
     if settings.val_tags is not None:
         val = TaggedDataset.load(settings.val_tags, settings.val_image_root)

@@ -40,6 +40,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from weaklabels.coco import category_names
+from weaklabels.examine import refuse_unreadable
 from weaklabels.files import atomic_text
 from weaklabels.locks import job_lock
 from weaksam.wsod.adversarial import build_adversarial_loop, build_detector_optimizer
@@ -79,6 +80,10 @@ class Trainer(DefaultTrainer):
                 "network that learns from tags (MODEL.META_ARCHITECTURE WeakRCNN)"
             )
         dataset = architecture.prepare_dataset(cfg, dataset, is_train=True)
+        refuse_unreadable(
+            f"DATASETS.TRAIN={cfg.DATASETS.TRAIN}",
+            [(Path(e["file_name"]), (e["height"], e["width"])) for e in dataset],
+        )
         return build_detection_train_loader(cfg, dataset=dataset)
 
     @classmethod

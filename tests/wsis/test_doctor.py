@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_input.world import World, copy_world, make_pristine, run
+from weaklabels.shapes.dataset import make_shapes
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SHARED = Path(os.environ.get("SHARED_DATA", SHARED))
@@ -82,6 +83,47 @@ def test_overlap_of_strong_and_weak(world, capsys):
     words = [strong if w == world.folder / "weak.json" else w for w in files(world)]
     code, found = doctor(capsys, *words[:6])
     assert code == 1 and any("3 images have strong labels" in fault for fault in found["faults"])
+
+
+def test_a_tag_file_is_examined(world, capsys):
+    images = json.loads((world.folder / "train.json").read_text())["images"]
+    tagged = [image | {"category_ids": [1]} for image in images]
+    categories = [{"id": 1, "name": "box"}, {"id": 5, "name": "disc"}]
+    content = {"images": tagged, "categories": categories}
+    tags = world.folder / "tags.json"
+    tags.write_text(json.dumps(content))
+    words = ("--annotations", tags, "--image-root", world.folder / "images")
+    code, found = doctor(capsys, *words)
+    assert code == 0 and any("no image is tagged disc" in note for note in found["notes"])
+    (world.folder / "images" / "3.png").unlink()
+    tagged[0]["width"] = 65
+    tags.write_text(json.dumps(content))
+    code, found = doctor(capsys, *words)
+    assert code == 1 and len(found["faults"]) == 2
+
+
+def test_shapes_have_no_fault(tmp_path, capsys):
+    make_shapes(tmp_path, train=5, val=2, size=64)
+    for split in ("train", "val"):
+        path = tmp_path / "annotations" / f"instances_{split}.json"
+        code, found = doctor(capsys, "--annotations", path, "--image-root", tmp_path / split)
+        assert code == 0 and found["faults"] == []
+
+
+def test_voc_mini_has_no_fault(tmp_path, capsys):
+    voc = SHARED / "voc_mini" / "VOCdevkit" / "VOC2007"
+    if not voc.is_dir():
+        pytest.skip("the shared datasets are not here")
+    tags, masks = tmp_path / "tags.json", tmp_path / "masks.json"
+    tagged = ("--voc", voc, "--split", "trainval", "--output", tags, "--allow-absent-classes")
+    assert run("tags", list(map(str, tagged))) == 0
+    made = ("--voc", voc, "--split", "trainval", "--output", masks)
+    assert run("voc-to-coco", list(map(str, made))) == 0
+    capsys.readouterr()
+    for path in (tags, masks):
+        images = voc / "JPEGImages"
+        code, found = doctor(capsys, "--annotations", path, "--image-root", images)
+        assert code == 0 and found["faults"] == []
 
 
 DATASETS = {

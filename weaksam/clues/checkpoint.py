@@ -13,6 +13,7 @@ from .cam import CAMClassifier, CAMConfig
 from .classifier import Classifier
 from .weaktr import WeakTr, WeakTrConfig
 
+REMEDY = "train the classifier again, or give another one"
 USUAL_SIZE = 1024  # pixels and channels of networks; those of a file are as large as its weights
 KINDS = {"weaktr": (WeakTrConfig, WeakTr), "cam": (CAMConfig, CAMClassifier)}
 
@@ -63,9 +64,9 @@ def load_classifier(path: str | Path) -> LoadedClassifier:
     try:
         missing, foreign = model.load_state_dict(content["model"], strict=False)
     except RuntimeError as error:  # a tensor of another shape
-        raise ValueError(f"{path}: its weights do not fit its config: {error}") from error
+        raise ValueError(f"{path}: {REMEDY}; its weights do not fit its config: {error}") from error
     if missing or foreign:
-        raise ValueError(f"{path}: lacks {missing[:3]}, has the unknown {foreign[:3]}")
+        raise ValueError(f"{path}: lacks {missing[:3]}, has the unknown {foreign[:3]}: {REMEDY}")
     return LoadedClassifier(model, tuple(classes))
 
 

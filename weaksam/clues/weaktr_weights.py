@@ -122,7 +122,10 @@ def _weaktr_state(path: str | Path, content: Any) -> dict[str, Tensor]:
     state = content.get("model", content) if isinstance(content, dict) else content
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "head.weight")
     if not isinstance(state, dict) or any(key not in state for key in needed):
-        raise ValueError(f"{path}: no weights of WeakTr, which have {', '.join(needed)}")
+        raise ValueError(
+            f"{path}: no weights of WeakTr, which have {', '.join(needed)}: give a classifier of "
+            "`wsis clues train`, or a published WeakTr file"
+        )
     return dict(state)
 
 

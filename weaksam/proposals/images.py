@@ -45,7 +45,7 @@ def read_images(path: str | Path) -> list[ImageRecord]:
         records.append(ImageRecord(str(entry["id"]), entry["file_name"], size_hw))
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
-        raise ValueError(f"{path}: image id {twice[0]} occurs twice")
+        raise ValueError(f"{path}: image id {twice[0]} occurs twice; remove one")
     return records
 
 
