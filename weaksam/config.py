@@ -1,6 +1,7 @@
 """Configuration keys of WeakSAM's networks."""
 
 from detectron2.config import CfgNode
+from weaksam.clues.lite0 import add_lite0_config
 from weaksam.dino.config import add_dino_config
 from weaksam.mask2former.config import add_mask2former_config
 from weaksam.roi_drop import InstanceDropOutputLayers
@@ -12,6 +13,7 @@ def add_weaksam_config(cfg: CfgNode) -> None:
     """Add the keys of all networks; RoI drop also takes the place of the plain box predictor."""
     _add_wsod(cfg)
     _add_instance_drop(cfg)
+    add_lite0_config(cfg)
     add_dino_config(cfg)
     add_mask2former_config(cfg)
 
