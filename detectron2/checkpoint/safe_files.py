@@ -94,7 +94,10 @@ def check_weights(weights: Any, path: str) -> None:
             raise ValueError(
                 f"{path}: {name} is a {type(value).__name__}; expected arrays of numbers by name"
             )
-        tensor = torch.as_tensor(value)
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError) as error:  # of a dtype or byte order that torch lacks
+            raise ValueError(f"{path}: {name} cannot be a tensor: {error}") from error
         if tensor.is_floating_point() and tensor.isnan().any():
             raise ValueError(
                 f"{path}: {name} holds NaN: the training diverged; use an earlier checkpoint"

@@ -24,7 +24,8 @@ def results(folder: Path) -> dict[str, str]:
 
 def is_result(name: Path) -> bool:
     """Whether a file is a result; no picture is one, because they show times, too."""
-    if name.name in OF_THE_RUN or "tfevents" in name.name or name.name.startswith("."):
+    notes = name.name.endswith(".made-by.json")  # they hold times of files
+    if name.name in OF_THE_RUN or notes or "tfevents" in name.name or name.name.startswith("."):
         return False
     if FOLDERS_OF_THE_RUN & set(name.parts) or name.suffix in (".png", ".html", ".log"):
         return False
