@@ -170,7 +170,7 @@ def test_only_the_upper_bound_of_the_quick_start_learns_from_truth(tmp_path):
         for stage in quickstart.seed_stages(plan, settings)
         if any(truth in word for word in stage.command.argv(plan.machines))
     }
-    quality = {"boxes_top1_quality", "boxes_adaptive_quality", "recall"}
+    quality = {"boxes_top1_quality", "boxes_adaptive_quality"}
     assert told == {*quality, "tags_train", "faster_rcnn_true"}
 
 
