@@ -82,6 +82,10 @@ ELSEWHERE = (  # beginnings of commands that are too long here; who runs them
     "wsis proposals recall --proposals output/voc",
     "python -m wsis.benchmarks.refiner_recipes",  # tests/wsis/test_refiner_recipes.py
     "python -m wsis.benchmarks.mask_refiners",  # tests/wsis/test_mask_refiners.py
+    # The quick start's smoke form in .ci/run has these, on the boxes of a detector.
+    "wsis pseudo-boxes --detections found.json",
+    "wsis train --config-file configs/Quickstart/weak_",
+    "wsis box-masks --boxes output/weak/",
     "wsis package",  # tests/wsis/test_package.py
 )
 CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" height="{}">
@@ -90,6 +94,8 @@ CVAT = """<annotations><version>1.1</version><image id="0" name="{}" width="{}" 
 
 def smaller(command: str) -> str | None:
     """The command with what makes it small; None where another file runs it."""
+    if command.startswith(ELSEWHERE):
+        return None
     command = re.sub(r"--num-gpus \d", "--num-gpus 0", command)
     command = re.sub(r"SOLVER.MAX_ITER \d+ ", "", command)  # the small network has its own
     for beginning, words in SMALLER.items():
@@ -98,8 +104,7 @@ def smaller(command: str) -> str | None:
     if command.startswith(WITH_A_NETWORK):
         pairs = [pair for pair in SMALL_NETWORK.items() if pair[0] not in command]
         return " ".join([command, *map(shlex.join, pairs)])
-    assert command.startswith(ELSEWHERE), f"say above how a test runs: {command}"
-    return None
+    raise AssertionError(f"say above how a test runs: {command}")
 
 
 def make_data(folder: Path) -> dict[str, Any]:

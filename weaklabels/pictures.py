@@ -90,10 +90,13 @@ def image_size_hw(path: Path, where: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def passed_over(skipped: list[str] | None) -> Iterator[None]:
-    """Where there is a list, an image that cannot be read ends the block and is put on it."""
+    """Where there is a list, an image that cannot be read ends the block and is put on it.
+
+    A file that is not there is an error all the same: then the folder is another one, or not whole.
+    """
     try:
         yield
-    except (UnreadableImage, FileNotFoundError) as error:
+    except UnreadableImage as error:
         if skipped is None:
             raise
         skipped.append(str(error))
